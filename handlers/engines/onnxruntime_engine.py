@@ -1,0 +1,42 @@
+"""The portable engine: ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from handlers.engines import Network
+from handlers.errors import ModelUnavailableError
+from model_store.servable import ServableModel
+
+
+class OnnxRuntimeEngine:
+    """Runs the ONNX files that registration built."""
+
+    name = "onnxruntime"
+
+    def __init__(self, threads: int) -> None:
+        self._options = onnxruntime.SessionOptions()
+        self._options.intra_op_num_threads = threads
+        self._options.inter_op_num_threads = 1
+        self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._options.log_severity_level = 3
+
+    def load(self, model: ServableModel) -> dict[str, Network]:
+        """One session a network. Raises ModelUnavailableError when a file is not a usable ONNX model."""
+        return {name: self._network(model, name) for name in model.serving.parity}
+
+    def _network(self, model: ServableModel, name: str) -> Network:
+        try:
+            session = onnxruntime.InferenceSession(
+                str(model.onnx(name)), self._options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's own exception types share no base but Exception
+            raise ModelUnavailableError(f"{model.manifest.tag}: {name}.onnx cannot be loaded ({error})") from error
+        input_name = session.get_inputs()[0].name
+
+        def run(inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+            return tuple(session.run(None, {input_name: inputs}))
+
+        return run

@@ -1,0 +1,154 @@
+"""Bundle → what serving runs: ONNX for every network, refused unless it computes what the torch weights compute.
+
+The only module of `model_store`, beside `networks` and `mtcnn`, that needs torch.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from model_store.bundle import Bundle, record_file
+from model_store.errors import ParityError
+from model_store.manifest import EmotionManifest
+from model_store.networks import load_networks
+from model_store.servable import (
+    BUNDLE_FOLDER,
+    SERVING_FOLDER,
+    SERVING_NAME,
+    NetworkParity,
+    ServableModel,
+    ServingRecord,
+    open_servable,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MAX_ABS_DIFFERENCE = 1e-3
+"""The parity gate. Differences seen are near 1e-5 on logits; a wrong export is off by whole units."""
+
+_N_RANDOM = 8
+_MTCNN_INPUT_PX = {"pnet": None, "rnet": 24, "onet": 48}
+_PNET_SIZES_PX = ((12, 12), (13, 40), (57, 33), (96, 128))
+
+
+def build_servable(bundle: Bundle, folder: Path) -> ServableModel:
+    """Fill the empty `folder` with the bundle, its ONNX files and their record, and open the result.
+
+    Raises ParityError when an export is off by more than `MAX_ABS_DIFFERENCE` on random or real inputs.
+    """
+    import torch
+
+    shutil.copytree(bundle.folder, folder / BUNDLE_FOLDER)
+    serving = folder / SERVING_FOLDER
+    serving.mkdir()
+    parity = {}
+    for name, network in load_networks(bundle).items():
+        random_inputs, real_inputs = _parity_inputs(bundle, name)
+        path = serving / f"{name}.onnx"
+        export_onnx(network, random_inputs[0], path, free_size=name == "pnet")
+        parity[name] = check_parity(network, path, random_inputs, real_inputs)
+    record = ServingRecord(
+        schema_version=1,
+        bundle_sha256=bundle.sha256,
+        exporter=f"torch {torch.__version__}",
+        parity=parity,
+        files={path.name: record_file(path) for path in sorted(serving.iterdir())},
+    )
+    (serving / SERVING_NAME).write_text(record.model_dump_json(indent=2) + "\n")
+    return open_servable(folder)
+
+
+def export_onnx(network: nn.Module, example: NDArray[np.float32], path: Path, *, free_size: bool) -> None:
+    """Export one network to a single ONNX file with a free batch size, and free height and width if `free_size`.
+
+    example: float32 (N, C, H, W) with N at least 2 (torch would take a 1 for a constant).
+    """
+    import torch
+
+    free = {0: torch.export.Dim.DYNAMIC}
+    if free_size:
+        free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    torch.onnx.export(
+        network,
+        (torch.from_numpy(example),),
+        path,
+        dynamo=True,
+        dynamic_shapes=(free,),
+        input_names=["input"],
+        external_data=False,
+        verbose=False,
+    )
+
+
+def check_parity(
+    network: nn.Module,
+    path: Path,
+    random_inputs: list[NDArray[np.float32]],
+    real_inputs: list[NDArray[np.float32]],
+) -> NetworkParity:
+    """Run the torch network and the ONNX file on the same batches. Raises ParityError when they differ too much."""
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    input_name = session.get_inputs()[0].name
+    worst = 0.0
+    for batch in (*random_inputs, *real_inputs):
+        with torch.no_grad():
+            reference = network(torch.from_numpy(batch))
+        outputs = session.run(None, {input_name: batch})
+        references = reference if isinstance(reference, tuple) else (reference,)
+        for output, expected in zip(outputs, references, strict=True):
+            difference = float(np.abs(output - expected.numpy()).max())
+            worst = max(worst, difference if np.isfinite(difference) else float("inf"))
+    if worst > MAX_ABS_DIFFERENCE:
+        raise ParityError(f"{path.name}: differs from the torch weights by {worst:.2g}, allowed {MAX_ABS_DIFFERENCE}")
+    return NetworkParity(
+        n_random=sum(len(batch) for batch in random_inputs),
+        n_real=sum(len(batch) for batch in real_inputs),
+        max_abs_difference=worst,
+    )
+
+
+def _parity_inputs(bundle: Bundle, network: str) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
+    """Batches (N, C, H, W) for the parity gate: noise, and patches of a real photograph around a face."""
+    rng = np.random.default_rng(0)
+    manifest = bundle.manifest
+    if isinstance(manifest, EmotionManifest):
+        spec = manifest.input
+        sizes = [(spec.size_px, spec.size_px)]
+        channels = spec.channels
+        mean, std = (np.array(values, np.float32) for values in (spec.mean, spec.std))
+    else:
+        side = _MTCNN_INPUT_PX[network]
+        sizes = list(_PNET_SIZES_PX) if side is None else [(side, side)]
+        channels, mean, std = 3, np.full(3, 0.5, np.float32), np.full(3, 0.5, np.float32)
+    random_inputs, real_inputs = [], []
+    for size in sizes:
+        random_inputs.append(rng.standard_normal((_N_RANDOM, channels, *size), np.float32))
+        patches = np.stack([_resized(patch, size, channels) for patch in _real_patches()])
+        real_inputs.append(((patches / 255 - mean) / std).astype(np.float32).transpose(0, 3, 1, 2).copy())
+    return random_inputs, real_inputs
+
+
+def _real_patches() -> list[Image.Image]:
+    """Squares of the astronaut photograph of scikit-image: the face, parts of it, and things that are no face."""
+    import skimage
+
+    with Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png") as file:
+        photo = file.convert("RGB")
+    corners = [(170, 60, 280), (180, 80, 270), (200, 100, 250), (0, 0, 120), (300, 200, 500), (50, 250, 350)]
+    return [photo.crop((left, top, right, top + right - left)) for left, top, right in corners]
+
+
+def _resized(patch: Image.Image, size: tuple[int, int], channels: int) -> NDArray[np.float32]:
+    height, width = size
+    image = patch.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image, np.float32).reshape(height, width, channels)

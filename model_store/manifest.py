@@ -1,0 +1,217 @@
+"""The manifest: the one frozen, versioned record of everything that serving must know of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from model_store.errors import LabelMismatchError, ManifestError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+WEIGHTS_NAME = "model.safetensors"
+CARD_NAME = "MODEL_CARD.md"
+
+Tta = Literal["none", "flip"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+ModelName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+ModelVersion = Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown keys, missing keys, NaN and quiet type conversion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class FileRecord(Record):
+    """Size in bytes and sha256 of one file of the bundle."""
+
+    size_bytes: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class Architecture(Record):
+    """Which network the weights belong to.
+
+    `family` is a key of `model_store.networks.BUILDERS`, `options` are the builder's keyword arguments, and
+    `classifier` names the weight tensor whose first dimension counts the classes (null for a detector).
+    """
+
+    family: str
+    options: dict[str, JsonValue]
+    classifier: str | None
+
+
+class InputSpec(Record):
+    """How a face crop becomes a network input: resized to a square, scaled to 0..1, then (x - mean) / std by channel.
+
+    With one channel the crop is first made grey by ITU-R 601 luma; with three it stays RGB.
+    """
+
+    size_px: Annotated[int, Field(ge=8, le=1024)]
+    channels: Literal[1, 3]
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    interpolation: Literal["bilinear", "bicubic", "lanczos"]
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> Self:
+        for key in ("mean", "std"):
+            if len(getattr(self, key)) != self.channels:
+                raise ValueError(f"{key} has {len(getattr(self, key))} values for {self.channels} channels")
+        return self
+
+
+class FaceCropSpec(Record):
+    """The square that is cut out of the photograph, relative to the detector's box.
+
+    The side is `scale` times the longer side of the box. The centre is the box's centre moved by `shift_x` and
+    `shift_y` times that longer side (right and down positive). Pixels outside the photograph repeat its edge.
+    """
+
+    scale: Annotated[float, Field(gt=0.2, lt=5)]
+    shift_x: Annotated[float, Field(gt=-1, lt=1)]
+    shift_y: Annotated[float, Field(gt=-1, lt=1)]
+    alignment: Literal["none"]
+
+
+class ClassMetrics(Record):
+    """Precision, recall and F1 of one label, and how many samples carry it."""
+
+    precision: Fraction
+    recall: Fraction
+    f1: Fraction
+    n: Annotated[int, Field(ge=0)]
+
+
+class Evaluation(Record):
+    """Scores on one split, with the test-time augmentation stated."""
+
+    split: str
+    tta: Tta
+    n: Annotated[int, Field(gt=0)]
+    accuracy: Fraction
+    macro_f1: Fraction
+    ece_uncalibrated: Fraction
+    ece: Fraction
+    per_class: dict[str, ClassMetrics]
+
+
+class TrainingRecord(Record):
+    """Where the weights come from: the recipe's command and the digests of its config and data."""
+
+    command: str
+    config_sha256: Sha256
+    data_sha256: Sha256
+    note: str
+
+
+class BaseManifest(Record):
+    """What every model has, whatever its task."""
+
+    schema_version: Literal[1]
+    name: ModelName
+    version: ModelVersion
+    architecture: Architecture
+    licence: str
+    source: str
+    files: dict[str, FileRecord]
+
+    @model_validator(mode="after")
+    def _files_are_plain_names(self) -> Self:
+        for name in self.files:
+            if "/" in name or "\\" in name or name.startswith(".") or name == MANIFEST_NAME:
+                raise ValueError(f"files: {name!r} is not a plain file name")
+        if WEIGHTS_NAME not in self.files:
+            raise ValueError(f"files: {WEIGHTS_NAME} is missing")
+        return self
+
+    @property
+    def tag(self) -> str:
+        """`name:version`, as the BentoML store writes it."""
+        return f"{self.name}:{self.version}"
+
+
+class DetectionManifest(BaseManifest):
+    """A face detector: a cascade of networks in one weights file, told apart by the prefix of their tensors."""
+
+    task: Literal["face-detection"]
+    weights_source: dict[str, FileRecord]
+
+
+class EmotionManifest(BaseManifest):
+    """An emotion classifier."""
+
+    task: Literal["emotion-classification"]
+    labels: tuple[Annotated[str, Field(min_length=1)], ...]
+    input: InputSpec
+    face_crop: FaceCropSpec
+    temperature: Annotated[float, Field(gt=0)]
+    evaluations: tuple[Evaluation, ...]
+    training: TrainingRecord
+
+    @model_validator(mode="after")
+    def _labels_and_scores_fit(self) -> Self:
+        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels: at least two, all different")
+        if self.architecture.classifier is None:
+            raise ValueError("architecture.classifier: an emotion classifier must name its last weight tensor")
+        for index, evaluation in enumerate(self.evaluations):
+            if set(evaluation.per_class) != set(self.labels):
+                raise ValueError(f"evaluations.{index}.per_class: the keys are not the labels")
+        return self
+
+    def check_outputs(self, n_outputs: int) -> None:
+        """Raise LabelMismatchError unless there is one label for each of the classifier's `n_outputs`."""
+        if n_outputs != len(self.labels):
+            raise LabelMismatchError(f"{self.tag}: {len(self.labels)} labels for a classifier with {n_outputs} outputs")
+
+
+Manifest = Annotated[DetectionManifest | EmotionManifest, Field(discriminator="task")]
+_ADAPTER: TypeAdapter[DetectionManifest | EmotionManifest] = TypeAdapter(Manifest)
+
+
+def parse_manifest(text: str | bytes, where: str = MANIFEST_NAME) -> DetectionManifest | EmotionManifest:
+    """Read a manifest from JSON text.
+
+    Raises ManifestError with a line `path: what is wrong` for every key that is unknown, missing or of another type.
+    """
+    try:
+        return _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        raise ManifestError(f"{where}: {explain_validation(error)}") from None
+
+
+def read_manifest(path: Path) -> DetectionManifest | EmotionManifest:
+    """Read the manifest file at `path`. Raises ManifestError when it is absent or does not follow the schema."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}") from None
+    return parse_manifest(text, str(path))
+
+
+def dump_manifest(manifest: BaseManifest) -> str:
+    """The manifest as the JSON text that `parse_manifest` reads; equal manifests give equal bytes."""
+    return manifest.model_dump_json(indent=2) + "\n"
+
+
+def explain_validation(error: ValidationError) -> str:
+    """Every problem of a pydantic validation as `key.path: message`, joined by `; `."""
+    problems = []
+    for item in error.errors(include_url=False, include_context=False, include_input=False):
+        path = ".".join(str(part) for part in item["loc"]) or "(whole)"
+        problems.append(f"{path}: {item['msg']}")
+    return "; ".join(problems)

@@ -1,0 +1,87 @@
+"""The torch networks that a manifest can name, in one place for training, export and the torch engine.
+
+torch is imported only when a network is built: nothing that serves through onnxruntime pays for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from model_store.bundle import Bundle
+from model_store.errors import ManifestError, WeightsMismatchError
+from model_store.manifest import Architecture, DetectionManifest, EmotionManifest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def _preact_resnet(n_outputs: int, in_channels: int, options: dict[str, Any]) -> nn.Module:
+    from model_store.networks.preact_resnet import PreActResNet
+
+    return PreActResNet(n_outputs, in_channels, **options)
+
+
+def _timm(n_outputs: int, in_channels: int, options: dict[str, Any]) -> nn.Module:
+    import timm
+
+    options = dict(options)
+    network: nn.Module = timm.create_model(options.pop("model"), num_classes=n_outputs, in_chans=in_channels, **options)
+    return network
+
+
+BUILDERS: dict[str, Callable[[int, int, dict[str, Any]], nn.Module]] = {
+    "preact-resnet": _preact_resnet,
+    "timm": _timm,
+}
+
+
+def build_classifier(architecture: Architecture, n_outputs: int, in_channels: int) -> nn.Module:
+    """A classifier with fresh weights: float32 (N, in_channels, S, S) → logits (N, n_outputs).
+
+    Raises ManifestError for an unknown family or options that the family does not take.
+    """
+    builder = BUILDERS.get(architecture.family)
+    if builder is None:
+        known = ", ".join(sorted(BUILDERS))
+        raise ManifestError(f"architecture.family: {architecture.family!r} is none of {known}")
+    try:
+        return builder(n_outputs, in_channels, dict(architecture.options))
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise ManifestError(f"architecture.options: {error}") from error
+
+
+def build_networks(manifest: DetectionManifest | EmotionManifest) -> dict[str, nn.Module]:
+    """The manifest's networks by name, with fresh weights: `classifier`, or the cascade's `pnet`, `rnet`, `onet`."""
+    if isinstance(manifest, EmotionManifest):
+        n_outputs = len(manifest.labels)
+        return {"classifier": build_classifier(manifest.architecture, n_outputs, manifest.input.channels)}
+    if manifest.architecture.family != "mtcnn":
+        raise ManifestError(f"architecture.family: {manifest.architecture.family!r} is not mtcnn")
+    from facenet_pytorch.models import mtcnn
+
+    return {
+        "pnet": mtcnn.PNet(pretrained=False),
+        "rnet": mtcnn.RNet(pretrained=False),
+        "onet": mtcnn.ONet(pretrained=False),
+    }
+
+
+def load_networks(bundle: Bundle) -> dict[str, nn.Module]:
+    """The bundle's networks by name, with its weights, in evaluation mode on the CPU.
+
+    Raises WeightsMismatchError when the weights do not fit the architecture that the manifest names.
+    """
+    from safetensors.torch import load_file
+
+    tensors = load_file(bundle.weights)
+    networks = build_networks(bundle.manifest)
+    for name, network in networks.items():
+        prefix = f"{name}." if len(networks) > 1 else ""
+        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        try:
+            network.load_state_dict(own)
+        except RuntimeError as error:
+            raise WeightsMismatchError(f"{bundle.manifest.tag}: {error}") from None
+        network.eval()
+    return networks

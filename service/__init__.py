@@ -1,0 +1,1 @@
+"""The only place that serves: BentoML services, REST, metrics."""

@@ -1,0 +1,1 @@
+"""Data → checkpoint → evaluation → calibrated, exported, published bundle."""
