@@ -16,13 +16,32 @@ from model_store.manifest import EmotionManifest, FaceCropSpec, InputSpec, Tta
 _BATCH = 64
 
 
-class Classifier(Protocol):
-    """Says what expression a face shows. Safe to call from several threads."""
+class ClassifierSpec(Protocol):
+    """What the callers of a classifier must know of it. A manifest is one, and so is every classifier."""
 
-    tag: str
-    labels: tuple[str, ...]
-    input: InputSpec
-    face_crop: FaceCropSpec
+    @property
+    def tag(self) -> str:
+        """`name:version`."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """In the order of the probabilities."""
+        ...
+
+    @property
+    def input(self) -> InputSpec:
+        """How a crop becomes an input."""
+        ...
+
+    @property
+    def face_crop(self) -> FaceCropSpec:
+        """Which square around a detector's box is the crop."""
+        ...
+
+
+class Classifier(ClassifierSpec, Protocol):
+    """Says what expression a face shows. Safe to call from several threads."""
 
     def classify(self, crops_u8: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Crops, uint8 (H, W), (H, W, 1) or (H, W, 3) RGB of any sizes → float32 (N, K), rows sum to 1."""

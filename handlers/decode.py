@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from handlers.errors import (
     CorruptImageError,
@@ -20,6 +20,15 @@ from handlers.errors import (
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _TRANSPARENT_BACKGROUND = (255, 255, 255)
+_UPRIGHT_BY_ORIENTATION = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,10 @@ def _to_upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
     image.load()
     image = _upright(image)
     if image.mode.startswith("I;16"):
-        grey = (np.asarray(image, np.uint16) >> 8).astype(np.uint8)
+        grey_u16 = np.asarray(image, np.uint16)
+        grey = (grey_u16 >> 8).astype(np.uint8)
+        if isinstance(transparent := image.info.get("transparency"), int):
+            grey[grey_u16 == transparent] = _TRANSPARENT_BACKGROUND[0]
         return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
     if image.mode in ("I", "F"):
         raise UnsupportedFormatError("32-bit integer and floating-point pixels have no defined range")
@@ -93,10 +105,14 @@ def _to_upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose: it writes the EXIF back, and so fails (or leaves the picture lying) when some other
+    # tag is malformed. TIFF's own plugin has applied and dropped the orientation by now.
     try:
-        return ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # broken EXIF says nothing about the pixels, which decoded well
         return image
+    method = _UPRIGHT_BY_ORIENTATION.get(orientation)
+    return image if method is None else image.transpose(method)
 
 
 def _has_known_signature(data: bytes) -> bool:

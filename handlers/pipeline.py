@@ -12,16 +12,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers.classifier import Classifier, EmotionClassifier, emotion_of
+from handlers.classifier import Classifier, ClassifierSpec, EmotionClassifier, emotion_of
 from handlers.decode import DecodeLimits, decode_image
 from handlers.detection import Detector, check_min_face_size
 from handlers.engines import choose_engine
 from handlers.errors import HandlerError, InternalError, ModelUnavailableError
 from handlers.face_crop import cut_face
 from handlers.preprocess import resize_crop
-from handlers.results import Analysis, DetectedPicture, Face
+from handlers.results import Analysis, DetectedPicture, Emotion, Face
+from model_store import registry
 from model_store.errors import ModelStoreError
 from model_store.manifest import EmotionManifest, FaceCropSpec, InputSpec, Tta
+from model_store.servable import ServableModel
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +51,11 @@ class Pipeline:
             self.detector, images, classifier.face_crop, classifier.input, self.limits, min_face_size_px
         )
         crops = [crop for picture in pictures if isinstance(picture, DetectedPicture) for crop in picture.face_crops]
-        rows = iter(classify(classifier, crops))
+        emotions = iter(classify(classifier, crops))
         return [
             picture
             if isinstance(picture, HandlerError)
-            else assemble(picture, [next(rows) for _ in picture.face_crops], classifier.labels)
+            else assemble(picture, [next(emotions) for _ in picture.face_crops])
             for picture in pictures
         ]
 
@@ -81,18 +83,14 @@ def load_pipeline(
 
 def load_detector(model: str = DEFAULT, engine: str = "auto", *, threads: int = 1) -> Detector:
     """Load a face detector; the arguments are those of `load_pipeline`, and so are the errors."""
-    from handlers.detection.mtcnn import MtcnnDetector
-    from model_store import registry
-
     if model == FAKE:
         from handlers.fakes import FakeDetector
 
         return FakeDetector()
+    from handlers.detection.mtcnn import MtcnnDetector
+
     chosen = choose_engine(engine, threads=threads)
-    try:
-        servable = registry.load_default("face-detection") if model == DEFAULT else registry.load(model)
-    except ModelStoreError as error:
-        raise ModelUnavailableError(str(error)) from error
+    servable = _open_registered(model, "face-detection")
     if servable.manifest.task != "face-detection":
         raise ModelUnavailableError(f"{servable.manifest.tag} is not a face detector")
     if chosen.name == "torch":
@@ -104,20 +102,36 @@ def load_detector(model: str = DEFAULT, engine: str = "auto", *, threads: int = 
 
 def load_classifier(model: str = DEFAULT, engine: str = "auto", *, threads: int = 1, tta: Tta = "none") -> Classifier:
     """Load an emotion classifier; the arguments are those of `load_pipeline`, and so are the errors."""
-    from model_store import registry
-
     if model == FAKE:
         from handlers.fakes import FakeClassifier
 
         return FakeClassifier()
     chosen = choose_engine(engine, threads=threads)
-    try:
-        servable = registry.load_default("emotion-classification") if model == DEFAULT else registry.load(model)
-    except ModelStoreError as error:
-        raise ModelUnavailableError(str(error)) from error
+    servable, manifest = _open_emotion_model(model)
+    return EmotionClassifier(manifest, chosen.load(servable)["classifier"], tta)
+
+
+def describe_classifier(model: str = DEFAULT) -> ClassifierSpec:
+    """What the callers of a classifier must know of it, without loading its network. Raises ModelUnavailableError."""
+    if model == FAKE:
+        from handlers.fakes import FakeClassifier
+
+        return FakeClassifier()
+    return _open_emotion_model(model)[1]
+
+
+def _open_emotion_model(model: str) -> tuple[ServableModel, EmotionManifest]:
+    servable = _open_registered(model, "emotion-classification")
     if not isinstance(servable.manifest, EmotionManifest):
         raise ModelUnavailableError(f"{servable.manifest.tag} is not an emotion classifier")
-    return EmotionClassifier(servable.manifest, chosen.load(servable)["classifier"], tta)
+    return servable, servable.manifest
+
+
+def _open_registered(model: str, task: registry.Task) -> ServableModel:
+    try:
+        return registry.load_default(task) if model == DEFAULT else registry.load(model)
+    except ModelStoreError as error:
+        raise ModelUnavailableError(str(error)) from error
 
 
 def detect_pictures(
@@ -156,8 +170,8 @@ def _detect_picture(
         return InternalError("detection failed on this picture")
 
 
-def classify(classifier: Classifier, crops_u8: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32] | HandlerError]:
-    """Second stage: one row of probabilities (K,) or an error a crop, in order.
+def classify(classifier: Classifier, crops_u8: Sequence[NDArray[np.uint8]]) -> list[Emotion | HandlerError]:
+    """Second stage: one emotion or error a crop, in order.
 
     A failure on the whole batch is narrowed down by trying each crop alone, so that only the guilty one has an error.
     """
@@ -165,7 +179,7 @@ def classify(classifier: Classifier, crops_u8: Sequence[NDArray[np.uint8]]) -> l
         rows = classifier.classify(crops_u8)
         if rows.shape != (len(crops_u8), len(classifier.labels)):
             raise ValueError(f"{rows.shape} probabilities for {len(crops_u8)} crops")
-        return list(rows)
+        return [emotion_of(row, classifier.labels) for row in rows]
     except Exception:
         logger.exception("classification failed on a batch of %d crops", len(crops_u8))
         if len(crops_u8) <= 1:
@@ -173,15 +187,12 @@ def classify(classifier: Classifier, crops_u8: Sequence[NDArray[np.uint8]]) -> l
         return [result for crop in crops_u8 for result in classify(classifier, [crop])]
 
 
-def assemble(
-    picture: DetectedPicture, rows: Sequence[NDArray[np.float32] | HandlerError], labels: tuple[str, ...]
-) -> Analysis | HandlerError:
+def assemble(picture: DetectedPicture, emotions: Sequence[Emotion | HandlerError]) -> Analysis | HandlerError:
     """Join both stages' results of one picture. A face that could not be classified makes the picture an error."""
     faces = []
-    for detection, row in zip(picture.detections, rows, strict=True):
-        if isinstance(row, HandlerError):
-            return row
-        emotion = emotion_of(row, labels)
+    for detection, emotion in zip(picture.detections, emotions, strict=True):
+        if isinstance(emotion, HandlerError):
+            return emotion
         faces.append(
             Face(
                 box_px=detection.box_px,

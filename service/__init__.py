@@ -1,1 +1,1 @@
-"""The only place that serves: BentoML services, REST, metrics."""
+"""The only place that serves: two BentoML runners, one `analyze()`, the doors that translate, metrics, logs."""

@@ -1,0 +1,130 @@
+"""Every setting of the service, read once from the environment and refused by name when wrong."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from handlers.decode import DecodeLimits
+from model_store.manifest import explain_validation
+
+PREFIX = "MIEN_"
+
+
+class SettingsError(Exception):
+    """A setting that is wrong; the message names the environment variable."""
+
+
+class Settings(BaseSettings):
+    """The settings. Each field is the environment variable of its name in capitals, with the prefix `MIEN_`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    host: str = "127.0.0.1"
+    """Address to bind. Anything but loopback needs MIEN_ALLOW_PUBLIC."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] = 3000
+    """TCP port of REST, metrics and probes."""
+
+    allow_public: bool = False
+    """Bind an address that other machines reach. There are no API keys yet, so put a gateway in front."""
+
+    models: Annotated[tuple[str, ...], NoDecode, Field(min_length=1)] = ("default",)
+    """Emotion models to serve, comma-separated names or name:version of the store; the first answers by default."""
+
+    detector: str = "default"
+    """Face detector: a name of the store, `default` or `fake`."""
+
+    engine: str = "auto"
+    """Inference engine of both runners: auto, onnxruntime or torch."""
+
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
+    """Compute threads of one inference call in each runner process."""
+
+    api_workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that speak HTTP."""
+
+    detector_workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that detect faces."""
+
+    emotion_workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that classify faces."""
+
+    detector_batch_size: Annotated[int, Field(ge=2, le=256)] = 8
+    """Most pictures in one adaptive batch of the detector."""
+
+    emotion_batch_size: Annotated[int, Field(ge=2, le=1024)] = 64
+    """Most faces in one adaptive batch of the emotion model."""
+
+    batch_latency_ms: Annotated[int, Field(ge=100, le=60_000)] = 10_000
+    """Longest wait that adaptive batching may plan for before it sheds load with 503; a bound, not a delay."""
+
+    timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
+    """Longest time for one request; then it gets `timeout` (504)."""
+
+    max_image_bytes: Annotated[int, Field(ge=1024)] = DecodeLimits().max_bytes
+    """Largest image file accepted."""
+
+    max_image_pixels: Annotated[int, Field(ge=1, le=80_000_000)] = DecodeLimits().max_pixels
+    """Most pixels of a picture, width times height."""
+
+    max_image_side_px: Annotated[int, Field(ge=1, le=65_535)] = DecodeLimits().max_side_px
+    """Longest side of a picture."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log line that is written."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_models(cls, values: object) -> object:
+        if isinstance(values, dict) and isinstance(values.get("models"), str):
+            return {**values, "models": tuple(part.strip() for part in values["models"].split(",") if part.strip())}
+        return values
+
+    @model_validator(mode="after")
+    def _public_only_when_told(self) -> Self:
+        if not self.allow_public and not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host} is reached by other machines; set {PREFIX}ALLOW_PUBLIC=true to allow it"
+            )
+        return self
+
+    @property
+    def limits(self) -> DecodeLimits:
+        """What a picture may cost, for the decoder."""
+        return DecodeLimits(self.max_image_bytes, self.max_image_pixels, self.max_image_side_px)
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Largest request body: an image and the wrapping of a multipart form."""
+        return self.max_image_bytes + 64 * 1024
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@functools.lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The process's settings. Raises SettingsError that names every wrong environment variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError(_by_variable(error)) from None
+
+
+def _by_variable(error: ValidationError) -> str:
+    problems = [
+        f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" if item["loc"] else str(item["msg"])
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    return "; ".join(problems) or explain_validation(error)

@@ -1,0 +1,96 @@
+"""Scores of a bundle on a data set, through the classifier that serves it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handlers.classifier import EmotionClassifier, probabilities_of
+from handlers.engines import Network, choose_engine
+from model_store import registry
+from model_store.bundle import BUNDLES_ROOT, Bundle, find_bundle, open_bundle
+from model_store.manifest import EmotionManifest, Evaluation, Tta
+from training.data import FaceSet
+from training.errors import DataError
+from training.metrics import score
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `evaluate` prints: the scores as the manifest keeps them, and the confusion matrix."""
+
+    model: str
+    temperature: float
+    evaluation: Evaluation
+    confusion: NDArray[np.int64]
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values; the confusion matrix has the true labels as its keys' order in rows."""
+        return {
+            "model": self.model,
+            "temperature": self.temperature,
+            **self.evaluation.model_dump(),
+            "labels": list(self.evaluation.per_class),
+            "confusion": self.confusion.tolist(),
+        }
+
+    def as_text(self) -> str:
+        """A table for the terminal."""
+        scores = self.evaluation
+        lines = [
+            f"{self.model} on {scores.split} (n = {scores.n}, TTA {scores.tta}, temperature {self.temperature})",
+            (
+                f"accuracy {scores.accuracy:.4f}  macro F1 {scores.macro_f1:.4f}  "
+                f"ECE {scores.ece_uncalibrated:.4f} before temperature, {scores.ece:.4f} after"
+            ),
+            "",
+            f"{'true ↓  called →':18}"
+            + "".join(f"{label:>10}" for label in scores.per_class)
+            + f"{'precision':>11}{'recall':>9}{'F1':>9}{'n':>7}",
+        ]
+        for (label, metrics), row in zip(scores.per_class.items(), self.confusion, strict=True):
+            cells = "".join(f"{int(count):10d}" for count in row)
+            lines.append(
+                f"{label:18}{cells}{metrics.precision:11.4f}{metrics.recall:9.4f}{metrics.f1:9.4f}{metrics.n:7d}"
+            )
+        return "\n".join(lines)
+
+
+def open_emotion_bundle(name: str) -> Bundle:
+    """The shipped bundle `name` or `name:version`. Raises DataError when it is of another task."""
+    bundle = open_bundle(find_bundle(BUNDLES_ROOT, name))
+    if not isinstance(bundle.manifest, EmotionManifest):
+        raise DataError(f"{name} is not an emotion classifier")
+    return bundle
+
+
+def load_network(bundle: Bundle, engine: str, threads: int) -> Network:
+    """The bundle's network: on torch from its weights, on another engine from what registration built of them."""
+    if engine == "torch":
+        from handlers.engines.torch_engine import TorchEngine
+        from model_store.networks import load_networks
+
+        return TorchEngine(threads).wrap(load_networks(bundle)["classifier"])
+    return choose_engine(engine, threads=threads).load(registry.register(bundle))["classifier"]
+
+
+def evaluate(manifest: EmotionManifest, network: Network, faces: FaceSet, split: str, tta: Tta) -> Report:
+    """Score a network on faces. Raises DataError when the faces' labels are not the model's."""
+    if faces.label_names != manifest.labels:
+        raise DataError(f"the data has the labels {faces.label_names}, the model {manifest.labels}")
+    logits = EmotionClassifier(manifest, network, tta).logits(list(faces.crops_u8))
+    before = score(probabilities_of(logits, 1.0), faces.labels, manifest.labels)
+    after = score(probabilities_of(logits, manifest.temperature), faces.labels, manifest.labels)
+    evaluation = Evaluation(
+        split=split,
+        tta=tta,
+        n=after.n,
+        accuracy=after.accuracy,
+        macro_f1=after.macro_f1,
+        ece_uncalibrated=before.ece,
+        ece=after.ece,
+        per_class=after.per_class,
+    )
+    return Report(manifest.tag, manifest.temperature, evaluation, after.confusion)
