@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,14 +56,12 @@ def decode_image(data: bytes, limits: DecodeLimits | None = None) -> NDArray[np.
     if len(data) > limits.max_bytes:
         raise TooLargeError(f"{len(data)} bytes, the limit is {limits.max_bytes}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_size(image.size, limits)
-                return _to_upright_rgb(image)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(image.size, limits)
+            return _to_upright_rgb(image)
     except HandlerError:
         raise
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise TooLargeError(f"more pixels than the limit of {limits.max_pixels}") from None
     except UnidentifiedImageError:
         if _has_known_signature(data):
@@ -105,13 +102,12 @@ def _to_upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # Not ImageOps.exif_transpose: it writes the EXIF back, and so fails (or leaves the picture lying) when some other
-    # tag is malformed. TIFF's own plugin has applied and dropped the orientation by now.
+    # Not ImageOps.exif_transpose: it writes the EXIF back, and fails when any other tag cannot be written. Pillow's
+    # TIFF plugin has applied and dropped the orientation by now.
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        method = _UPRIGHT_BY_ORIENTATION.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF says nothing about the pixels, which decoded well
         return image
-    method = _UPRIGHT_BY_ORIENTATION.get(orientation)
     return image if method is None else image.transpose(method)
 
 

@@ -179,6 +179,8 @@ def classify(classifier: Classifier, crops_u8: Sequence[NDArray[np.uint8]]) -> l
         rows = classifier.classify(crops_u8)
         if rows.shape != (len(crops_u8), len(classifier.labels)):
             raise ValueError(f"{rows.shape} probabilities for {len(crops_u8)} crops")
+        if not np.isfinite(rows).all():
+            raise ValueError("probabilities that are not numbers")
         return [emotion_of(row, classifier.labels) for row in rows]
     except Exception:
         logger.exception("classification failed on a batch of %d crops", len(crops_u8))

@@ -60,5 +60,5 @@ def preprocess(crops_u8: Sequence[NDArray[np.uint8]], spec: InputSpec) -> NDArra
     shape = (spec.size_px, spec.size_px, spec.channels)
     batch = np.empty((len(crops_u8), *shape), np.uint8)
     for index, crop in enumerate(crops_u8):
-        batch[index] = crop if crop.shape == shape else resize_crop(crop, spec)
+        batch[index] = crop if crop.shape == shape and crop.dtype == np.uint8 else resize_crop(crop, spec)
     return normalise(batch, spec)

@@ -122,7 +122,7 @@ def read_tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
                 for name, entry in header.items()
                 if name != "__metadata__"
             }
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UnsafeWeightsError(f"{path}: not a safetensors file ({error})") from None
 
 
@@ -134,6 +134,8 @@ def publish_bundle(
     manifest: as it will be written, but for `files`, which is filled in here.
     Raises BundleExistsError when that version stands, and whatever `open_bundle` raises on the written files.
     """
+    if odd := [name for name in files if Path(name).name != name]:
+        raise ManifestError(f"files: {', '.join(odd)} is not a plain file name")
     target = root / manifest.name / manifest.version
     if target.exists():
         raise BundleExistsError(f"{target}: that version stands; choose another")
@@ -167,7 +169,7 @@ def find_bundle(root: Path, name: str) -> Path:
         if folder.is_dir():
             return folder
         raise ModelNotFoundError(f"no bundle {name} under {root}")
-    versions = [path.parent for path in (root / base).glob(f"*/{MANIFEST_NAME}")]
+    versions = [path.parent for path in (root / base).glob(f"[!.]*/{MANIFEST_NAME}")]
     if not versions:
         raise ModelNotFoundError(f"no bundle {name} under {root}")
     return max(versions, key=lambda path: version_key(path.name))

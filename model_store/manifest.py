@@ -26,7 +26,7 @@ Tta = Literal["none", "flip"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-ModelVersion = Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+ModelVersion = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,5})(\.(0|[1-9][0-9]{0,5})){2}$")]
 
 
 class Record(BaseModel):
@@ -121,7 +121,7 @@ class TrainingRecord(Record):
 class BaseManifest(Record):
     """What every model has, whatever its task."""
 
-    schema_version: Literal[1]
+    schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
     name: ModelName
     version: ModelVersion
     architecture: Architecture

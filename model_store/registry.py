@@ -7,13 +7,16 @@ into a Bento like any other model.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from model_store.bundle import Bundle, version_key
-from model_store.errors import ModelNotFoundError, NothingToRollBackError
+from model_store.errors import ModelNotFoundError, ModelStoreError, NothingToRollBackError
 from model_store.servable import ServableModel, open_servable
 
 if TYPE_CHECKING:
@@ -36,23 +39,27 @@ class RegisteredModel:
 def register(bundle: Bundle) -> ServableModel:
     """Build what serving needs from the bundle and save it in the store as `name:version`.
 
-    Registering a version that stands returns it when it was built from the same bundle, and replaces it otherwise. The
-    first model of a task becomes its default. Raises ParityError when the export does not hold.
+    Registering a version that stands returns it when it is whole and was built from the same bundle, and replaces it
+    otherwise, once the new one is built. The first model of a task becomes its default.
+    Raises ParityError when the export does not hold.
     """
     import bentoml
 
     from model_store.export import build_servable
 
     manifest = bundle.manifest
-    if _find(manifest.tag) is not None:
+    with contextlib.suppress(ModelStoreError):  # not there, or damaged: build it
         standing = load(manifest.tag)
         if standing.bundle.sha256 == bundle.sha256:
             return standing
-        bentoml.models.delete(manifest.tag)
-    with bentoml.models.create(
-        manifest.tag, labels={"task": manifest.task}, metadata={"bundle_sha256": bundle.sha256}
-    ) as entry:
-        build_servable(bundle, Path(entry.path))
+    with tempfile.TemporaryDirectory() as work:
+        build_servable(bundle, Path(work))
+        if _find(manifest.tag) is not None:
+            bentoml.models.delete(manifest.tag)
+        with bentoml.models.create(
+            manifest.tag, labels={"task": manifest.task}, metadata={"bundle_sha256": bundle.sha256}
+        ) as entry:
+            shutil.copytree(work, entry.path, dirs_exist_ok=True)
     if manifest.task not in defaults():
         promote(manifest.tag)
     return load(manifest.tag)
@@ -143,7 +150,7 @@ def _find(name: str) -> bentoml.Model | None:
 
     base, _, version = name.partition(":")
     try:
-        entries = bentoml.models.list(base)
+        entries = [entry for entry in bentoml.models.list(base) if entry.tag.name == base]
     except (bentoml.exceptions.BentoMLException, ValueError):
         return None
     if base == DEFAULTS_NAME:

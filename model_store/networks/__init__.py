@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from model_store.bundle import Bundle
-from model_store.errors import ManifestError, WeightsMismatchError
+from model_store.errors import ManifestError, UnsafeWeightsError, WeightsMismatchError
 from model_store.manifest import Architecture, DetectionManifest, EmotionManifest
 
 if TYPE_CHECKING:
@@ -72,9 +72,13 @@ def load_networks(bundle: Bundle) -> dict[str, nn.Module]:
 
     Raises WeightsMismatchError when the weights do not fit the architecture that the manifest names.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    tensors = load_file(bundle.weights)
+    try:
+        tensors = load_file(bundle.weights)
+    except SafetensorError as error:
+        raise UnsafeWeightsError(f"{bundle.weights}: not a safetensors file ({error})") from None
     networks = build_networks(bundle.manifest)
     for name, network in networks.items():
         prefix = f"{name}." if len(networks) > 1 else ""

@@ -1,0 +1,66 @@
+# Every command starts from here; `make` alone lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 3000
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+REGISTERED := .state/.registered
+
+export BENTOML_HOME ?= $(CURDIR)/.state/bentoml
+export BENTOML_DO_NOT_TRACK := True
+
+.PHONY: help setup models serve demo test lint format bench lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## virtual environment with the pinned packages (about 6 GB, two minutes)
+
+$(INSTALLED): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(f"Mien needs Python 3.11 to 3.13, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.12") if not (3, 11) <= v <= (3, 13) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+models: $(REGISTERED) ## export and register the shipped models in the BentoML store
+
+$(REGISTERED): $(INSTALLED) $(wildcard model_store/*.py model_store/networks/*.py model_store/bundles/*/*/manifest.json)
+	$(BIN)/python -m model_store register --all
+	@touch $@
+
+serve: models ## run the service; HOST=127.0.0.1 PORT=3000 (off loopback: MIEN_ALLOW_PUBLIC=true)
+	MIEN_HOST=$(HOST) MIEN_PORT=$(PORT) $(BIN)/python -m service
+
+demo: models ## analyse a real photograph through REST and a folder through the pipeline
+	$(BIN)/python demo.py
+
+test: setup ## all tests but the slow ones
+	$(BIN)/python -m pytest
+
+lint: setup ## ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: setup ## rewrite the source in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: models ## speed side by side with facenet-pytorch, as a table and JSON
+	$(BIN)/python -m benchmarks.detection
+
+lock: setup ## resolve the pinned requirements again
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --override requirements/overrides.txt \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements/dev.txt
+	$(BIN)/uv pip compile pyproject.toml --extra serve --universal --python-version 3.11 --constraint requirements/dev.txt \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements/serve.txt
+
+clean: ## remove the environment and the model store
+	rm -rf $(VENV) .state

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from handlers.decode import decode_image
+from handlers.detection import check_min_face_size, largest_first
+from handlers.detection.mtcnn import MtcnnDetector, MtcnnSettings, boxes_of_cells, pyramid_scales
+from handlers.detection.reference import ReferenceDetector
+from handlers.engines import choose_engine
+from handlers.errors import InvalidRequestError
+from handlers.results import Box, Detection
+from model_store.servable import ServableModel
+from tests.handlers.face_scenes import face_patch, place_faces, scene
+from tests.pictures import noise
+
+SCENES = range(20)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Iterator[object]:
+    """facenet-pytorch's own MTCNN, made the way that everybody makes it."""
+    import torch
+    from facenet_pytorch import MTCNN
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # its networks are too small to gain from more
+    yield MTCNN(keep_all=True, device="cpu")
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def astronaut(astronaut_png: bytes) -> np.ndarray:
+    return decode_image(astronaut_png)
+
+
+def reference_faces(reference: object, rgb_u8: np.ndarray) -> list[Detection]:
+    boxes, confidences, points = reference.detect(Image.fromarray(rgb_u8), landmarks=True)  # type: ignore[attr-defined]
+    if boxes is None:
+        return []
+    return [
+        Detection(tuple(map(float, box)), float(confidence), tuple((float(x), float(y)) for x, y in landmarks))
+        for box, confidence, landmarks in zip(boxes, confidences, points, strict=True)
+    ]
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+def difference(found: Sequence[Detection], expected: Sequence[Detection]) -> str:
+    """Why two lists of faces are not the same, or nothing."""
+    if len(found) != len(expected):
+        return f"{len(found)} faces, expected {len(expected)}"
+    left = list(expected)
+    for face in found:
+        twin = max(left, key=lambda other: overlap(face.box_px, other.box_px))
+        left.remove(twin)
+        shift = np.abs(np.array(face.landmarks_px) - np.array(twin.landmarks_px)).max()
+        if overlap(face.box_px, twin.box_px) < 0.99 or abs(face.confidence - twin.confidence) > 0.01 or shift > 1:
+            return f"{face} is not {twin}"
+    return ""
+
+
+def areas(faces: Sequence[Detection]) -> list[float]:
+    return [(f.box_px[2] - f.box_px[0]) * (f.box_px[3] - f.box_px[1]) for f in faces]
+
+
+def test_astronaut_has_the_references_face(detector: MtcnnDetector, reference: object, astronaut: np.ndarray) -> None:
+    (face,) = detector.detect(astronaut, 20)
+    assert difference([face], reference_faces(reference, astronaut)) == ""
+    left, top, right, bottom = face.box_px
+    assert 150 < left < right < 310
+    assert 30 < top < bottom < 230
+    left_eye, right_eye, nose, mouth_left, mouth_right = face.landmarks_px
+    assert left_eye[0] < nose[0] < right_eye[0]
+    assert left_eye[1] < nose[1] < mouth_left[1]
+    assert mouth_left[0] < mouth_right[0]
+
+
+@pytest.mark.parametrize("seed", SCENES)
+def test_scene_has_the_references_faces(
+    detector: MtcnnDetector, reference: object, astronaut_png: bytes, seed: int
+) -> None:
+    pixels = scene(astronaut_png, seed)
+    faces = detector.detect(pixels, 20)
+    assert difference(faces, reference_faces(reference, pixels)) == ""
+    assert areas(faces) == sorted(areas(faces), reverse=True)
+
+
+def test_scenes_hold_no_one_and_several_faces(detector: MtcnnDetector, astronaut_png: bytes) -> None:
+    counts = {len(detector.detect(scene(astronaut_png, seed), 20)) for seed in SCENES}
+    assert {0, 1, 2, 3} <= counts
+
+
+def test_photographs_have_the_references_faces(
+    detector: MtcnnDetector, reference: object, shared_photos: list[Path]
+) -> None:
+    differences = {}
+    for path in shared_photos:
+        pixels = decode_image(path.read_bytes())
+        if min(pixels.shape[:2]) * 12 / 20 < 12:
+            continue
+        if why := difference(detector.detect(pixels, 20), reference_faces(reference, pixels)):
+            differences[path.name] = why
+    assert differences == {}
+
+
+def test_reference_detector_is_the_reference(mtcnn_model: ServableModel, reference: object, two_faces: bytes) -> None:
+    pixels = decode_image(two_faces)
+    ours = ReferenceDetector(mtcnn_model)
+    assert ours.detect(pixels, 20) == reference_faces(reference, pixels)
+    assert ours.detect(noise(19, 19), 20) == []
+    assert ours.detect(np.zeros((60, 60, 3), np.uint8), 20) == []
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (11, 11), (19, 400), (400, 19), (3, 5000), (1, 20)], ids=lambda shape: "×".join(map(str, shape))
+)
+def test_picture_smaller_than_the_smallest_face_has_none(detector: MtcnnDetector, shape: tuple[int, int]) -> None:
+    assert pyramid_scales(*shape, 20, MtcnnSettings()) == []
+    assert detector.detect(noise(*shape), 20) == []
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (20, 33), (21, 900), (64, 64)])
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_flat_picture_has_no_face(detector: MtcnnDetector, shape: tuple[int, int], value: int) -> None:
+    assert detector.detect(np.full((*shape, 3), value, np.uint8), 20) == []
+
+
+def test_scales_fall_by_the_factor_until_the_cell_covers_the_picture() -> None:
+    scales = pyramid_scales(200, 300, 20, MtcnnSettings())
+    assert scales[0] == 0.6
+    np.testing.assert_allclose(np.divide(scales[1:], scales[:-1]), 0.709)
+    assert 12 <= 200 * scales[-1] < 12 / 0.709
+
+
+def test_large_picture_gets_no_level_over_the_limit() -> None:
+    settings = MtcnnSettings(max_level_side_px=300)
+    assert pyramid_scales(500, 400, 20, settings) == pyramid_scales(500, 400, 20, MtcnnSettings())
+    assert pyramid_scales(3000, 1000, 20, settings)[0] == 0.1
+    assert pyramid_scales(1000, 3000, 20, settings)[0] == 0.1
+
+
+def test_large_picture_still_has_its_large_faces(
+    mtcnn_model: ServableModel, detector: MtcnnDetector, astronaut_png: bytes
+) -> None:
+    pixels = place_faces(
+        900, 700, [(face_patch(astronaut_png, 400), 20, 40), (face_patch(astronaut_png, 50), 560, 700)]
+    )
+    networks = choose_engine("onnxruntime").load(mtcnn_model)
+    limited = MtcnnDetector(networks, MtcnnSettings(max_level_side_px=180))
+    everything, (large,) = detector.detect(pixels, 20), limited.detect(pixels, 20)
+    assert len(everything) == 2
+    assert overlap(large.box_px, everything[0].box_px) > 0.85
+
+
+def test_min_face_size_leaves_out_the_smaller_faces(detector: MtcnnDetector, astronaut_png: bytes) -> None:
+    pixels = place_faces(
+        400, 500, [(face_patch(astronaut_png, 220), 10, 60), (face_patch(astronaut_png, 50), 380, 120)]
+    )
+    large, small = detector.detect(pixels, 20)
+    assert small.box_px[2] - small.box_px[0] < 60 < large.box_px[2] - large.box_px[0]
+    (only,) = detector.detect(pixels, 80)
+    assert overlap(only.box_px, large.box_px) > 0.85
+    assert detector.detect(pixels, 399) == []
+
+
+@pytest.mark.parametrize(("value", "size"), [(None, 20), (12, 12), (500, 500)])
+def test_min_face_size_in_range(value: int | None, size: int) -> None:
+    assert check_min_face_size(value) == size
+
+
+@pytest.mark.parametrize("value", [11, 0, -1])
+def test_min_face_size_out_of_range(value: int) -> None:
+    with pytest.raises(InvalidRequestError, match=f"not {value}"):
+        check_min_face_size(value)
+
+
+def test_threads_find_what_one_thread_finds(detector: MtcnnDetector, astronaut_png: bytes) -> None:
+    scenes = [scene(astronaut_png, seed) for seed in range(8)]
+    sizes = [20, 40] * 4
+    alone = [detector.detect(pixels, size) for pixels, size in zip(scenes, sizes, strict=True)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(detector.detect, scenes * 2, sizes * 2))
+    assert together == alone * 2
+
+
+def test_picture_is_left_as_it_was(detector: MtcnnDetector, astronaut: np.ndarray) -> None:
+    pixels = astronaut.copy()
+    pixels.flags.writeable = False
+    detector.detect(pixels, 40)
+    np.testing.assert_array_equal(pixels, astronaut)
+
+
+def test_no_cell_is_no_box() -> None:
+    boxes, scores, offsets = boxes_of_cells(np.zeros((4, 5, 6), np.float32), np.zeros((5, 6), np.float32), 0.5, 0.6)
+    assert (boxes.shape, scores.shape, offsets.shape) == ((0, 4), (0,), (0, 4))
+
+
+def test_cells_become_boxes_of_the_picture() -> None:
+    probability = np.zeros((5, 6), np.float32)
+    probability[2, 3] = 0.6
+    regression = np.arange(4 * 30, dtype=np.float32).reshape(4, 5, 6)
+    boxes, scores, offsets = boxes_of_cells(regression, probability, 0.5, 0.6)
+    assert boxes.tolist() == [[14, 10, 36, 32]]
+    assert scores.tolist() == [np.float32(0.6)]
+    assert offsets.tolist() == [[15, 45, 75, 105]]
+
+
+def test_largest_comes_first_and_equals_by_confidence() -> None:
+    boxes = [((0, 0, 2, 2), 0.9), ((0, 0, 3, 3), 0.7), ((5, 5, 8, 8), 0.8)]
+    faces = [Detection(box, confidence, ()) for box, confidence in boxes]
+    assert [face.confidence for face in largest_first(faces)] == [0.8, 0.7, 0.9]

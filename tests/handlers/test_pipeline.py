@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from handlers import errors, load_pipeline
+from handlers.decode import DecodeLimits
+from handlers.detection.mtcnn import MtcnnDetector
+from handlers.errors import (
+    CorruptImageError,
+    EmptyImageError,
+    EngineUnavailableError,
+    HandlerError,
+    InternalError,
+    InvalidRequestError,
+    ModelUnavailableError,
+)
+from handlers.fakes import FAKE_LABELS, FakeClassifier, FakeDetector
+from handlers.pipeline import Pipeline, classify, load_classifier, load_detector
+from handlers.results import Analysis, DetectedPicture, Detection
+from tests.model_bundles import LABELS
+from tests.pictures import encoded, noise
+
+SECRET = "the password is swordfish"
+FAKES = Pipeline(FakeDetector(), FakeClassifier())
+
+
+def picture(seed: int) -> bytes:
+    return encoded(noise(60, 80 + seed, seed=seed))
+
+
+@dataclass
+class FailingDetector(FakeDetector):
+    """Raises on pictures of one width."""
+
+    width: int
+
+    def detect(self, rgb_u8: NDArray[np.uint8], min_face_size_px: int) -> list[Detection]:
+        if rgb_u8.shape[1] == self.width:
+            raise RuntimeError(SECRET)
+        return super().detect(rgb_u8, min_face_size_px)
+
+
+@dataclass
+class FailingClassifier(FakeClassifier):
+    """Raises, or returns a row too few, whenever the crop of one checksum is in the batch."""
+
+    guilty: bytes
+    short: bool = False
+    batches: list[int] = field(default_factory=list)
+
+    def classify(self, crops_u8: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        self.batches.append(len(crops_u8))
+        rows = super().classify(crops_u8)
+        if all(crop.tobytes() != self.guilty for crop in crops_u8):
+            return rows
+        if self.short:
+            return rows[:-1]
+        raise RuntimeError(SECRET)
+
+
+def crop_of(data: bytes) -> NDArray[np.uint8]:
+    seen: list[NDArray[np.uint8]] = []
+
+    class Recorder(FakeClassifier):
+        def classify(self, crops_u8: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+            seen.extend(crops_u8)
+            return super().classify(crops_u8)
+
+    Pipeline(FakeDetector(), Recorder()).analyze([data])
+    return seen[0]
+
+
+def test_one_result_an_input_in_order() -> None:
+    batch = [picture(3), b"", picture(1), b"text", encoded(np.zeros((5, 5), np.uint8)), picture(2)]
+    results = FAKES.analyze(batch)
+    assert [type(result) for result in results] == [
+        Analysis, EmptyImageError, Analysis, errors.UnsupportedFormatError, Analysis, Analysis,
+    ]  # fmt: skip
+    widths = [result.width for result in results if isinstance(result, Analysis)]
+    assert widths == [83, 81, 5, 82]
+    assert results == [FAKES.analyze([data])[0] for data in batch]
+
+
+def test_no_picture_is_no_result() -> None:
+    assert FAKES.analyze([]) == []
+
+
+def test_no_face_is_an_empty_tuple() -> None:
+    (result,) = FAKES.analyze([encoded(np.full((50, 40, 3), 9, np.uint8))])
+    assert result == Analysis(40, 50, ())
+
+
+def test_face_holds_every_label_and_the_best_one() -> None:
+    (result,) = FAKES.analyze([picture(0)])
+    assert isinstance(result, Analysis)
+    (face,) = result.faces
+    assert tuple(face.probabilities) == FAKE_LABELS
+    assert sum(face.probabilities.values()) == pytest.approx(1, abs=1e-6)
+    assert face.confidence == max(face.probabilities.values()) == face.probabilities[face.emotion]
+    assert len(face.landmarks_px) == 5
+
+
+def test_detector_that_raises_harms_its_picture_only_and_tells_nothing() -> None:
+    batch = [picture(seed) for seed in range(4)]
+    results = Pipeline(FailingDetector(width=82), FakeClassifier()).analyze(batch)
+    assert results == [*FAKES.analyze(batch[:2]), InternalError("detection failed on this picture"),
+                       *FAKES.analyze(batch[3:])]  # fmt: skip
+    assert SECRET not in repr(results)
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["raises", "a row too few"])
+@pytest.mark.parametrize("guilty", range(4))
+def test_classifier_that_fails_harms_the_guilty_picture_only(guilty: int, short: bool) -> None:
+    batch = [picture(seed) for seed in range(4)]
+    classifier = FailingClassifier(crop_of(batch[guilty]).tobytes(), short)
+    results = Pipeline(FakeDetector(), classifier).analyze(batch)
+    expected: list[Analysis | HandlerError] = FAKES.analyze(batch)
+    expected[guilty] = InternalError("classification failed on this face")
+    assert results == expected
+    assert SECRET not in repr(results)
+    assert classifier.batches == [4, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("rows", [np.ones((3, 6), np.float32), np.ones((4, 7), np.float32), np.ones(3, np.float32)])
+def test_probabilities_of_another_shape_are_an_error_for_each_crop(rows: NDArray[np.float32]) -> None:
+    class Wrong(FakeClassifier):
+        def classify(self, crops_u8: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+            return rows
+
+    crops = [noise(48, 48, seed=seed)[:, :, :1] for seed in range(3)]
+    assert classify(Wrong(), crops) == [InternalError("classification failed on this face")] * 3
+
+
+def test_rows_never_shift_between_pictures(detector: MtcnnDetector, one_face: bytes, two_faces: bytes) -> None:
+    pipeline = Pipeline(detector, FakeClassifier())
+    none = encoded(np.full((60, 60, 3), 90, np.uint8))
+    batch = [two_faces, none, b"", one_face, none, one_face[:500], two_faces, one_face]
+    results = pipeline.analyze(batch)
+    assert results == [pipeline.analyze([data])[0] for data in batch]
+    counts = [len(result.faces) if isinstance(result, Analysis) else -1 for result in results]
+    assert counts == [2, 0, -1, 1, 0, -1, 2, 1]
+
+
+@pytest.mark.parametrize("value", [11, 0, -20])
+def test_min_face_size_below_what_the_network_sees_is_refused(value: int) -> None:
+    with pytest.raises(InvalidRequestError, match=f"at least 12 px, not {value}"):
+        FAKES.analyze([picture(0)], min_face_size_px=value)
+
+
+def test_min_face_size_reaches_the_detector() -> None:
+    data = encoded(noise(60, 60))
+    assert [len(FAKES.analyze([data], min_face_size_px=size)[0].faces) for size in (12, 30, 31)] == [1, 1, 0]
+
+
+def test_limits_reach_the_decoder() -> None:
+    small = Pipeline(FakeDetector(), FakeClassifier(), DecodeLimits(max_side_px=80))
+    results = small.analyze([picture(0), picture(1)])
+    assert isinstance(results[0], Analysis)
+    assert isinstance(results[1], errors.TooLargeError)
+
+
+def test_results_pickle() -> None:
+    results = FAKES.analyze([picture(0), b"", b"text", picture(1)])
+    assert pickle.loads(pickle.dumps(results)) == results
+
+
+@pytest.mark.parametrize("error", [HandlerError, *HandlerError.__subclasses__()])
+def test_errors_pickle_are_values_and_have_a_stable_code(error: type[HandlerError]) -> None:
+    value = error("a detail")
+    again = pickle.loads(pickle.dumps(value))
+    assert again == value
+    assert (type(again), again.code, again.detail, str(again)) == (error, error.code, "a detail", "a detail")
+    assert hash(again) == hash(value)
+    assert value != error("another detail")
+    assert value != type("Other", (HandlerError,), {})("a detail")
+
+
+def test_codes_are_the_documented_ones() -> None:
+    codes = {error.code for error in HandlerError.__subclasses__() if error.__module__ == "handlers.errors"}
+    assert codes == {
+        "invalid_request", "unsupported_format", "corrupt_image", "empty_image", "too_large", "model_not_found",
+        "engine_unavailable", "internal",
+    }  # fmt: skip
+    assert CorruptImageError.code == "corrupt_image"
+
+
+def test_detected_picture_refuses_crops_without_detections() -> None:
+    with pytest.raises(ValueError, match="0 detections but 1 crops"):
+        DetectedPicture(5, 5, (), (noise(5, 5),))
+
+
+def test_fake_model_needs_no_store(empty_store: Path) -> None:
+    pipeline = load_pipeline("fake")
+    assert pipeline.analyze([picture(0)]) == FAKES.analyze([picture(0)])
+
+
+def test_default_pipeline_is_the_registered_default(both_models: Path, one_face: bytes) -> None:
+    pipeline = load_pipeline(engine="onnxruntime", limits=DecodeLimits(max_side_px=500))
+    assert (pipeline.classifier.tag, pipeline.limits.max_side_px) == ("tiny:1.0.0", 500)
+    (result,) = pipeline.analyze([one_face])
+    assert isinstance(result, Analysis)
+    assert [tuple(face.probabilities) for face in result.faces] == [LABELS]
+    assert load_pipeline("tiny:1.0.0", "onnxruntime").analyze([one_face]) == [result]
+
+
+def test_flip_changes_the_scores_and_not_the_boxes(both_models: Path, one_face: bytes) -> None:
+    (plain,), (flipped,) = (load_pipeline(tta=tta).analyze([one_face]) for tta in ("none", "flip"))
+    assert isinstance(plain, Analysis)
+    assert isinstance(flipped, Analysis)
+    assert plain.faces[0].box_px == flipped.faces[0].box_px
+    assert plain.faces[0].probabilities != flipped.faces[0].probabilities
+
+
+@pytest.mark.parametrize(
+    ("model", "engine", "error", "message"),
+    [
+        ("unknown", "auto", ModelUnavailableError, "unknown is not registered"),
+        ("tiny:1.0", "auto", ModelUnavailableError, r"tiny:1\.0 is not registered"),
+        ("mtcnn", "auto", ModelUnavailableError, r"mtcnn:1\.0\.0 is not an emotion classifier"),
+        ("default", "tensorflow", EngineUnavailableError, "'tensorflow' is none of auto"),
+    ],
+)
+def test_pipeline_that_cannot_be_loaded(
+    both_models: Path, model: str, engine: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        load_pipeline(model, engine)
+
+
+def test_emotion_model_is_no_detector(both_models: Path) -> None:
+    with pytest.raises(ModelUnavailableError, match=r"tiny:1\.0\.0 is not a face detector"):
+        load_detector("tiny")
+
+
+def test_altered_model_is_unavailable(both_models: Path) -> None:
+    path = next(both_models.glob("tiny/*/serving/classifier.onnx"))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ModelUnavailableError, match="recorded"):
+        load_classifier("tiny")
+
+
+def test_empty_store_has_no_default(empty_store: Path) -> None:
+    with pytest.raises(ModelUnavailableError, match="no face-detection model is registered"):
+        load_pipeline()
+
+
+def run_python(program: str, home: Path) -> str:
+    environment = {**os.environ, "BENTOML_HOME": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+HEAVY = "sorted({'torch', 'torchvision', 'timm', 'facenet_pytorch', 'onnx', 'skimage'} & set(sys.modules))"
+
+
+def test_importing_handlers_imports_neither_torch_nor_bentoml(tmp_path: Path) -> None:
+    program = f"import sys, handlers; print({HEAVY}, 'bentoml' in sys.modules)"
+    assert run_python(program, tmp_path) == "[] False"
+
+
+def test_onnxruntime_pipeline_works_without_torch(both_models: Path, one_face: bytes, tmp_path: Path) -> None:
+    (tmp_path / "face.jpg").write_bytes(one_face)
+    program = f"""
+import sys
+from pathlib import Path
+from handlers import load_pipeline
+(result,) = load_pipeline(engine="onnxruntime").analyze([Path({str(tmp_path / "face.jpg")!r}).read_bytes()])
+print(len(result.faces), {HEAVY})
+"""
+    assert run_python(program, both_models.parent) == "1 []"

@@ -1,0 +1,58 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("model_store", "handlers", "service", "training")
+HEAVY = ("torch", "torchvision", "timm", "facenet_pytorch")
+
+
+def _lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def copy_of_source(tmp_path: Path) -> Path:
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("bundles", "__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_the_source_keeps_the_import_contracts(copy_of_source: Path) -> None:
+    result = _lint_imports(copy_of_source)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("model_store/bundle.py", "import handlers"),
+        ("handlers/decode.py", "import service"),
+        ("service/rest.py", "import training"),
+        ("training/data.py", "import service"),
+        ("handlers/pipeline.py", "import bentoml"),
+        ("model_store/bundle.py", "def f():\n    import bentoml"),
+        ("service/rest.py", "def f():\n    import torch"),
+        ("handlers/classifier.py", "import timm"),
+        ("handlers/detection/mtcnn.py", "import facenet_pytorch"),
+    ],
+)
+def test_a_planted_violation_is_found(copy_of_source: Path, module: str, line: str) -> None:
+    with (copy_of_source / module).open("a") as file:
+        file.write(f"\n\n{line}\n")
+    result = _lint_imports(copy_of_source)
+    assert result.returncode != 0
+    assert "BROKEN" in result.stdout
+
+
+@pytest.mark.parametrize("module", ["handlers", "handlers.pipeline", "model_store.registry", "service.app", "demo"])
+def test_importing_it_loads_no_torch(module: str) -> None:
+    code = f"import sys, {module}; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == ""
