@@ -24,6 +24,7 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 CONNECTION_TRIES = 3
+_CONNECTION_LOST = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
 RunnerCall = Callable[[list[Any]], Awaitable[list[Any]]]
 
 
@@ -113,7 +114,7 @@ async def call_runner(stage: str, call: RunnerCall, items: list[Any]) -> list[An
             try:
                 results = await call(items)
                 break
-            except aiohttp.ClientConnectionError as error:
+            except _CONNECTION_LOST as error:
                 if attempt == CONNECTION_TRIES:
                     logger.warning("%s: no connection to the runner after %d tries (%s)", stage, attempt, error)
                     raise UnavailableError(f"the {stage} runner cannot be reached") from error

@@ -8,13 +8,17 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 
-from handlers.errors import TooLargeError
+from handlers.errors import InternalError, TooLargeError
 from service import metrics
 from service.problems import problem_response
 from service.request_context import HEADER, current_request_id, enter_request, leave_request
 
 logger = logging.getLogger(__name__)
+
+# Nobody receives it; logs and counts tell a caller who hung up from a failure of ours (nginx's number).
+_CLIENT_CLOSED_REQUEST = 499
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -24,7 +28,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class RequestMiddleware:
-    """Gives each request its id, refuses bodies over the limit, and logs and counts how it ended."""
+    """Gives each request its id, refuses bodies over the limit, answers what nobody caught, logs and counts the end.
+
+    Starlette's own handler of unexpected exceptions runs outside all middleware, where the id is gone already.
+    """
 
     def __init__(self, app: App, max_body_bytes: int) -> None:
         self._app = app
@@ -38,12 +45,12 @@ class RequestMiddleware:
         headers = Headers(scope=scope)
         token = enter_request(headers.get(HEADER))
         started = time.monotonic()
-        status = 500
+        status, answered = 500, False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], True
                 MutableHeaders(scope=message)[HEADER] = current_request_id()
             await send(message)
 
@@ -54,6 +61,13 @@ class RequestMiddleware:
                 await response(scope, receive, send_with_id)
             else:
                 await self._app(scope, self._counted(receive), send_with_id)
+        except ClientDisconnect:
+            status = _CLIENT_CLOSED_REQUEST
+        except Exception:
+            logger.exception("unexpected failure")
+            if answered:
+                raise
+            await problem_response(InternalError("unexpected failure"))(scope, receive, send_with_id)
         finally:
             route = getattr(scope.get("route"), "path", None) or "unmatched"
             metrics.REQUESTS.labels(route, str(status)).inc()

@@ -48,9 +48,13 @@ class NotFoundError(ServiceError):
 
 
 class MethodNotAllowedError(ServiceError):
-    """A route, but not for this method."""
+    """A route, but not for this method. allow: the methods it has, for the header that RFC 9110 wants."""
 
     code: ClassVar[str] = "method_not_allowed"
+
+    def __init__(self, detail: str, allow: str = "") -> None:
+        super().__init__(detail)
+        self.allow = allow
 
 
 class UnavailableError(ServiceError):
@@ -94,5 +98,7 @@ def problem_of(error: HandlerError) -> Problem:
 def problem_response(error: HandlerError) -> JSONResponse:
     """The HTTP response for an error."""
     problem = problem_of(error)
-    headers = {"Retry-After": str(_RETRY_AFTER_S)} if PROBLEMS[problem.code].retry else None
+    headers = {"Retry-After": str(_RETRY_AFTER_S)} if PROBLEMS[problem.code].retry else {}
+    if isinstance(error, MethodNotAllowedError):
+        headers["Allow"] = error.allow
     return JSONResponse(problem.model_dump(), problem.status, headers, MEDIA_TYPE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
@@ -14,15 +13,13 @@ from starlette.formparsers import MultiPartException
 from starlette.routing import Match
 
 from handlers.detection import SMALLEST_MIN_FACE_SIZE_PX
-from handlers.errors import HandlerError, InternalError, InvalidRequestError
+from handlers.errors import HandlerError, InvalidRequestError
 from handlers.results import Analysis
 from service.analyzer import Analyzer, Options
 from service.middleware import RequestMiddleware
 from service.problems import MEDIA_TYPE, MethodNotAllowedError, NotFoundError, Problem, problem_response
 from service.schemas import AnalysisBody
 from service.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 _IMAGE = {"type": "string", "format": "binary"}
 _IMAGE_BODY = {
@@ -62,7 +59,6 @@ def build_rest_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HandlerError, _handler_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(Exception, _unexpected)
     app.add_api_route(
         "/v1/analyze",
         analyze,
@@ -117,7 +113,8 @@ async def unknown_path(request: Request, path: str) -> None:
     """Every address that no other route has."""
     for route in request.app.router.routes:
         if route.matches(request.scope)[0] is Match.PARTIAL:
-            raise MethodNotAllowedError(f"{request.method} is not a method of this address")
+            allow = ", ".join(sorted(route.methods))
+            raise MethodNotAllowedError(f"{request.method} is not a method of this address", allow)
     raise NotFoundError("no such address")
 
 
@@ -134,9 +131,8 @@ async def _validation_error(_: Request, error: Exception) -> JSONResponse:
 
 async def _http_exception(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return problem_response(InvalidRequestError(str(error.detail)))
-
-
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    logger.error("unexpected failure of %s", request.scope.get("path"), exc_info=error)
-    return problem_response(InternalError("unexpected failure"))
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        return problem_response(MethodNotAllowedError(str(error.detail), allow))
+    kind = NotFoundError if error.status_code == 404 else InvalidRequestError
+    return problem_response(kind(str(error.detail)))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers.classifier import Classifier
-from handlers.errors import HandlerError
+from handlers.errors import HandlerError, InternalError
 from handlers.pipeline import classify, detect_pictures, load_classifier, load_detector
 from handlers.results import DetectedPicture, Emotion
 from model_store.manifest import FaceCropSpec, InputSpec
@@ -131,6 +131,9 @@ class EmotionRunner:
             classifier = self._classifiers.get(model) or self._load(model)
         except HandlerError as error:
             return [error] * len(requests)
+        except Exception:
+            logger.exception("%s cannot be loaded", model)
+            return [InternalError("the model cannot be loaded")] * len(requests)
         return classify(classifier, [request.crop_u8 for request in requests])
 
     def _load(self, model: str) -> Classifier:

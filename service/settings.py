@@ -6,7 +6,7 @@ import functools
 import ipaddress
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from handlers.decode import DecodeLimits
@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
-    """Address to bind. Anything but loopback needs MIEN_ALLOW_PUBLIC."""
+    """IP address to bind, or localhost. Anything but loopback needs MIEN_ALLOW_PUBLIC."""
 
     port: Annotated[int, Field(ge=1, le=65535)] = 3000
     """TCP port of REST, metrics and probes."""
@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     detector: str = "default"
     """Face detector: a name of the store, `default` or `fake`."""
 
-    engine: str = "auto"
+    engine: Literal["auto", "onnxruntime", "torch"] = "auto"
     """Inference engine of both runners: auto, onnxruntime or torch."""
 
     threads: Annotated[int, Field(ge=1, le=64)] = 1
@@ -85,11 +85,17 @@ class Settings(BaseSettings):
             return {**values, "models": tuple(part.strip() for part in values["models"].split(",") if part.strip())}
         return values
 
+    @field_validator("host")
+    @classmethod
+    def _numeric_host(cls, host: str) -> str:
+        # BentoML takes no names.
+        return str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host))
+
     @model_validator(mode="after")
     def _public_only_when_told(self) -> Self:
-        if not self.allow_public and not _is_loopback(self.host):
+        if not self.allow_public and not ipaddress.ip_address(self.host).is_loopback:
             raise ValueError(
-                f"host {self.host} is reached by other machines; set {PREFIX}ALLOW_PUBLIC=true to allow it"
+                f"{PREFIX}HOST: {self.host} is reached by other machines; set {PREFIX}ALLOW_PUBLIC=true to allow it"
             )
         return self
 
@@ -102,15 +108,6 @@ class Settings(BaseSettings):
     def max_body_bytes(self) -> int:
         """Largest request body: an image and the wrapping of a multipart form."""
         return self.max_image_bytes + 64 * 1024
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @functools.lru_cache(maxsize=1)
