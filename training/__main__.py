@@ -38,12 +38,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_split(train, "data", "training faces")
     _add_split(train, "validation", "faces that choose the epoch")
     train.add_argument("--out", type=Path, required=True, help="the run's folder")
+    train.add_argument("--init", type=Path, metavar="CHECKPOINT", help="weights that a fresh run starts from")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
     train.add_argument("--stop-after", type=int, metavar="EPOCHS", help="end early, to be resumed")
     train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser("evaluate", help="score a shipped bundle")
+    evaluate = commands.add_parser("evaluate", help="score a bundle")
     evaluate.add_argument("--model", required=True, metavar="NAME[:VERSION]")
+    evaluate.add_argument("--bundles", type=Path, default=BUNDLES_ROOT, help="where the bundle lives")
     _add_split(evaluate, "data", "labelled faces")
     evaluate.add_argument("--tta", choices=("none", "flip"), default="none")
     evaluate.add_argument("--engine", choices=("torch", "onnxruntime"), default="torch")
@@ -90,6 +92,7 @@ def _train(options: argparse.Namespace) -> None:
         training_set,
         validation_set,
         options.out,
+        init=options.init,
         device=options.device,
         stop_after=options.stop_after,
         log=lambda line: print(line, flush=True),
@@ -99,7 +102,7 @@ def _train(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from training.evaluate import evaluate, load_network, open_emotion_bundle
 
-    bundle = open_emotion_bundle(options.model)
+    bundle = open_emotion_bundle(options.model, options.bundles)
     manifest = bundle.manifest
     assert isinstance(manifest, EmotionManifest)
     faces = load_faces(options.data, manifest.labels, manifest.input, usage=options.data_usage)

@@ -59,16 +59,16 @@ def model_card(manifest: EmotionManifest, experiment: Experiment, reports: list[
             f"* **Data**: {manifest.source}. Digest of the training crops: `{manifest.training.data_sha256}`.",
             (
                 f"* **Recipe**: `{manifest.training.command}`, digest of the configuration "
-                f"`{manifest.training.config_sha256}`; {manifest.training.note}. From scratch, no other data."
+                f"`{manifest.training.config_sha256}`; {manifest.training.note}. No other data, no pretrained weights."
             ),
             (
                 f"* **Network**: {manifest.architecture.family} {manifest.architecture.options}, "
                 f"{n_parameters / 1e6:.1f} M parameters, kernels stored as float16."
             ),
             (
-                f"* **Input**: {manifest.input.size_px}×{manifest.input.size_px} px, {manifest.input.channels} channel(s), "
-                f"{manifest.input.interpolation}; batch {experiment.optim.batch_size}, "
-                f"{experiment.optim.epochs} epochs planned."
+                f"* **Input**: {manifest.input.size_px}×{manifest.input.size_px} px, "
+                f"{manifest.input.channels} channel(s), {manifest.input.interpolation}; "
+                f"batch {experiment.optim.batch_size}, {experiment.optim.epochs} epochs planned."
             ),
             (
                 f"* **Face crop**: a square {crop.scale} times the longer side of the MTCNN box, its centre moved by "
@@ -82,17 +82,17 @@ def model_card(manifest: EmotionManifest, experiment: Experiment, reports: list[
                 "without joy and grieve without tears."
             ),
             (
-                "* FER2013's labels come from web searches and are noisy: people agree with them in about two cases of "
-                "three, so much of the distance to 100 % is not the model's. `disgust` is rare in it, and `fear` is often "
-                "called `sad` or `surprise`."
+                "* FER2013's labels come from web searches and are noisy: people who label its pictures afresh agree "
+                "with them in about 65 % of the cases (Goodfellow et al., 2013), so much of the distance to 100 % is "
+                "not the model's. `disgust` is rare in it."
             ),
             (
-                "* Trained on 48-px grey faces, mostly posed, from the web of 2013. Age groups, skin tones and cultures "
-                "are not balanced, and no per-group figures exist: measure on your own people before you rely on it."
+                "* Trained on 48-px grey faces from the web of 2013. Age groups, skin tones and cultures are not "
+                "balanced, and no per-group figures exist: measure on your own people before you rely on it."
             ),
             "* Profiles, covered faces, strong blur and faces under 30 px are read worse.",
             (
-                "* Inferring emotions at work or in education is prohibited in the EU, save for medical or safety reasons "
+                "* The EU prohibits inferring emotions at work and in education, save for medical or safety reasons "
                 "(Regulation (EU) 2024/1689, Article 5(1)(f)); elsewhere people exposed to such a system must be told "
                 "(Article 50(3))."
             ),

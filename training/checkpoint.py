@@ -32,6 +32,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, obje
     try:
         with safe_open(path, framework="pt") as file:
             state = json.loads((file.metadata() or {})["state"])
+            if not isinstance(state, dict):
+                raise ValueError("its state is not an object")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: not a checkpoint of this program ({error})") from None

@@ -119,6 +119,9 @@ def _rows_of_parquet(path: Path) -> Iterator[_Row]:
         table = pq.read_table(path, columns=["image", "label"])
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: {error}") from None
+    fields = {field.name for field in table.schema.field("image").flatten()}
+    if not {"image.bytes", "image.path"} <= fields:
+        raise DataError(f"{path}: the column image is not a struct of bytes and path")
     for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
         yield image["path"], _decode(image["path"], image["bytes"]), _fer2013_label(path, label)
 
@@ -137,20 +140,23 @@ def _rows_of_folders(path: Path, label_names: tuple[str, ...]) -> Iterator[_Row]
 
 def _rows_of_csv(path: Path, usage: str) -> Iterator[_Row]:
     side = _FER2013_SIDE_PX
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"emotion", "pixels", "Usage"} <= set(reader.fieldnames or ()):
-            raise DataError(f"{path}: expected the columns emotion, pixels, Usage")
-        for number, row in enumerate(reader):
-            if row["Usage"] != usage:
-                continue
-            name = f"{usage}_{number}"
-            try:
-                pixels = np.array(row["pixels"].split(), np.uint8).reshape(side, side)
-            except (ValueError, OverflowError) as error:
-                yield name, Rejected(name, str(error)), _fer2013_label(path, row["emotion"])
-                continue
-            yield name, pixels, _fer2013_label(path, row["emotion"])
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            if not {"emotion", "pixels", "Usage"} <= set(reader.fieldnames or ()):
+                raise DataError(f"{path}: expected the columns emotion, pixels, Usage")
+            for number, row in enumerate(reader):
+                if row["Usage"] != usage:
+                    continue
+                name = f"{usage}_{number}"
+                try:
+                    pixels = np.array((row["pixels"] or "").split(), np.uint8).reshape(side, side)
+                except (ValueError, OverflowError) as error:
+                    yield name, Rejected(name, str(error)), _fer2013_label(path, row["emotion"])
+                    continue
+                yield name, pixels, _fer2013_label(path, row["emotion"])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def _decode(name: str, data: bytes) -> NDArray[np.uint8] | Rejected:
@@ -165,6 +171,6 @@ def _fer2013_label(path: Path, index: int | str) -> str:
         position = int(index)
         if not 0 <= position < len(FER2013_LABELS):
             raise ValueError
-    except ValueError:
+    except (TypeError, ValueError):
         raise DataError(f"{path}: label {index!r} is not an index of {', '.join(FER2013_LABELS)}") from None
     return FER2013_LABELS[position]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,9 +59,9 @@ class Report:
         return "\n".join(lines)
 
 
-def open_emotion_bundle(name: str) -> Bundle:
-    """The shipped bundle `name` or `name:version`. Raises DataError when it is of another task."""
-    bundle = open_bundle(find_bundle(BUNDLES_ROOT, name))
+def open_emotion_bundle(name: str, root: Path = BUNDLES_ROOT) -> Bundle:
+    """The bundle `name` or `name:version` under `root`. Raises DataError when it is of another task."""
+    bundle = open_bundle(find_bundle(root, name))
     if not isinstance(bundle.manifest, EmotionManifest):
         raise DataError(f"{name} is not an emotion classifier")
     return bundle

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from handlers.preprocess import normalise
+from model_store.bundle import file_sha256
 from model_store.manifest import Architecture
 from model_store.networks import build_classifier
 from training.augment import augment, mixup
@@ -56,6 +57,7 @@ def train(
     validation_set: FaceSet,
     run: Path,
     *,
+    init: Path | None = None,
     device: str = "auto",
     stop_after: int | None = None,
     log: Callable[[str], None] = print,
@@ -63,6 +65,7 @@ def train(
     """Train until the experiment's last epoch, from the run folder's last checkpoint if there is one.
 
     The epoch with the best validation accuracy is kept in `best.safetensors`.
+    init: a checkpoint (`best.safetensors` of another run, say) whose weights a fresh run starts from.
     device: `auto` takes a GPU when there is one. stop_after: end early after this epoch count (to be resumed).
     Raises CheckpointError when the folder holds a run of another configuration or other data, DataError when the sets
     do not fit the experiment.
@@ -76,12 +79,15 @@ def train(
     torch.manual_seed(experiment.seed)
     network = build_network(experiment).to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = build_network(experiment).to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if init is not None:
+        network.load_state_dict(load_checkpoint(init)[0])
     average.load_state_dict(network.state_dict())
     optimizer = _optimizer(network, experiment.optim)
     identity: dict[str, object] = {
         "config_sha256": experiment.sha256(),
         "data_sha256": training_set.sha256,
         "validation_sha256": validation_set.sha256,
+        "init_sha256": None if init is None else file_sha256(init),
     }
 
     run.mkdir(parents=True, exist_ok=True)

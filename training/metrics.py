@@ -31,18 +31,19 @@ def score(probabilities: NDArray[np.floating], labels: NDArray[np.int64], names:
     confusion = np.zeros((n_classes, n_classes), np.int64)
     np.add.at(confusion, (labels, predicted), 1)
     hits, true, called = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    per_class = {}
+    per_class, f1_scores = {}, []
     for index, name in enumerate(names):
         precision = hits[index] / called[index] if called[index] else 0.0
         recall = hits[index] / true[index] if true[index] else 0.0
         f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+        f1_scores.append(f1)
         per_class[name] = ClassMetrics(
             precision=_rounded(precision), recall=_rounded(recall), f1=_rounded(f1), n=int(true[index])
         )
     return Scores(
         n=len(labels),
         accuracy=_rounded(hits.sum() / len(labels)),
-        macro_f1=_rounded(float(np.mean([metrics.f1 for metrics in per_class.values()]))),
+        macro_f1=_rounded(float(np.mean(f1_scores))),
         ece=_rounded(expected_calibration_error(probabilities, labels)),
         per_class=per_class,
         confusion=confusion,

@@ -5,12 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save
 
 from handlers.classifier import EmotionClassifier
 from handlers.engines.torch_engine import TorchEngine
 from model_store.bundle import Bundle, publish_bundle
-from model_store.manifest import CARD_NAME, WEIGHTS_NAME, EmotionManifest, FileRecord, Record, TrainingRecord
+from model_store.errors import ManifestError
+from model_store.manifest import (
+    CARD_NAME,
+    WEIGHTS_NAME,
+    EmotionManifest,
+    FileRecord,
+    Record,
+    TrainingRecord,
+    explain_validation,
+)
 from training.calibrate import fit_temperature
 from training.card import model_card
 from training.checkpoint import load_checkpoint
@@ -35,8 +45,8 @@ def publish(
     """Publish the run's best checkpoint as `<root>/<experiment.name>/<version>/`.
 
     Kernels are stored as float16 (half the bytes); temperature and scores are those of the stored, rounded weights.
-    Raises CheckpointError when the run is of another configuration or was validated on other data, and what
-    `publish_bundle` raises.
+    Raises CheckpointError when the run is of another configuration or was validated on other data, ManifestError when
+    the version or the configuration makes no manifest, and what `publish_bundle` raises.
     """
     tensors, state = load_checkpoint(run / BEST)
     expected = {"config_sha256": experiment.sha256(), "validation_sha256": validation_set.sha256}
@@ -51,27 +61,32 @@ def publish(
     history = state["history"]
     if not isinstance(history, list):
         raise CheckpointError(f"{run / BEST}: it has no history")
-    manifest = EmotionManifest(
-        schema_version=1,
-        name=experiment.name,
-        version=version,
-        task="emotion-classification",
-        architecture=architecture_of(experiment),
-        labels=experiment.labels,
-        input=experiment.input,
-        face_crop=experiment.face_crop,
-        temperature=1.0,
-        evaluations=(),
-        training=TrainingRecord(
-            command=source.command,
-            config_sha256=experiment.sha256(),
-            data_sha256=str(state["data_sha256"]),
-            note=f"epoch {len(history)} of {experiment.optim.epochs}, averaged weights",
-        ),
-        licence="Apache-2.0",
-        source=source.data,
-        files={WEIGHTS_NAME: FileRecord(size_bytes=0, sha256="0" * 64)},
-    )
+    init = state.get("init_sha256")
+    start = "from fresh weights" if init is None else f"from a checkpoint with sha256 {init}"
+    try:
+        manifest = EmotionManifest(
+            schema_version=1,
+            name=experiment.name,
+            version=version,
+            task="emotion-classification",
+            architecture=architecture_of(experiment),
+            labels=experiment.labels,
+            input=experiment.input,
+            face_crop=experiment.face_crop,
+            temperature=1.0,
+            evaluations=(),
+            training=TrainingRecord(
+                command=source.command,
+                config_sha256=experiment.sha256(),
+                data_sha256=str(state["data_sha256"]),
+                note=f"epoch {len(history)} of {experiment.optim.epochs}, averaged weights, {start}",
+            ),
+            licence="Apache-2.0",
+            source=source.data,
+            files={WEIGHTS_NAME: FileRecord(size_bytes=0, sha256="0" * 64)},
+        )
+    except ValidationError as error:
+        raise ManifestError(explain_validation(error)) from None
     logits = EmotionClassifier(manifest, run_network).logits(list(validation_set.crops_u8))
     manifest = manifest.model_copy(update={"temperature": fit_temperature(logits, validation_set.labels)})
     reports = [evaluate(manifest, run_network, validation_set, source.split, tta) for tta in ("none", "flip")]

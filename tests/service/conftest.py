@@ -16,7 +16,7 @@ from service.logs import LOGGERS
 from service.rest import build_rest_app
 from service.runners import DetectorRunner, EmotionRunner, pickled
 from service.settings import PREFIX, Settings, get_settings
-from tests.service.server_process import RunningService, running_service
+from tests.service.server_process import RunningService, home_with_models, running_service
 
 MakeClient = Callable[..., TestClient]
 
@@ -99,18 +99,14 @@ def client(make_client: MakeClient) -> TestClient:
 @pytest.fixture(scope="session")
 def served_fake(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """The real processes with the fake detector and classifier."""
-    home = tmp_path_factory.mktemp("fake-home")
-    with running_service(home, store / "models", MIEN_MODELS=FAKE, MIEN_DETECTOR=FAKE) as service:
+    home = home_with_models(tmp_path_factory.mktemp("fake-home"), store / "models")
+    with running_service(home, MIEN_MODELS=FAKE, MIEN_DETECTOR=FAKE) as service:
         yield service
 
 
 @pytest.fixture(scope="session")
 def served(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """The real processes with the default detector and emotion model; skips where no emotion model is registered."""
-    from model_store import registry
-
-    if "emotion-classification" not in registry.defaults():
-        pytest.skip("no emotion model ships in model_store/bundles")
-    home = tmp_path_factory.mktemp("home")
-    with running_service(home, store / "models", MIEN_MODELS="default", MIEN_DETECTOR="default") as service:
+    """The real processes with the default detector and emotion model."""
+    home = home_with_models(tmp_path_factory.mktemp("home"), store / "models")
+    with running_service(home, MIEN_MODELS="default", MIEN_DETECTOR="default") as service:
         yield service

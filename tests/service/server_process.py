@@ -65,19 +65,26 @@ def free_port() -> int:
     raise RuntimeError("no free port")
 
 
-@contextmanager
-def running_service(home: Path, models: Path, **settings: str) -> Iterator[RunningService]:
-    """Run `python -m service` until the block ends. home: an empty folder. models: a store's folder of models."""
-    # BentoML wipes a folder for metrics in its home at every start, so the home cannot be shared; the models can.
+def home_with_models(home: Path, models: Path) -> Path:
+    """Make the empty folder `home` a BentoML home with a store's folder of models.
+
+    BentoML wipes a folder for metrics in its home at every start, so servers cannot share a home; the models they can.
+    """
     (home / "models").symlink_to(models)
+    return home
+
+
+@contextmanager
+def running_service(home: Path, *command: str, cwd: Path = REPOSITORY, **settings: str) -> Iterator[RunningService]:
+    """Run `python -m <command>`, else `python -m service`, until the block ends. home: see `home_with_models`."""
     port = free_port()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MIEN_", "BENTOML_"))}
     log_path = home / "service.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service"],
-            cwd=REPOSITORY,
-            env={**inherited, **settings, "MIEN_PORT": str(port), "BENTOML_HOME": str(home)},
+            [sys.executable, "-m", *(command or ("service",))],
+            cwd=cwd,
+            env={**inherited, **settings, "MIEN_PORT": str(port), "BENTOML_PORT": str(port), "BENTOML_HOME": str(home)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
