@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from handlers.classifier import EmotionClassifier, probabilities_of
 from handlers.engines import Network, choose_engine
+from handlers.engines.torch_engine import TorchEngine
 from model_store import registry
 from model_store.bundle import BUNDLES_ROOT, Bundle, find_bundle, open_bundle
 from model_store.manifest import EmotionManifest, Evaluation, Tta
+from model_store.networks import load_networks
 from training.data import FaceSet
 from training.errors import DataError
 from training.metrics import score
@@ -69,12 +71,10 @@ def open_emotion_bundle(name: str, root: Path = BUNDLES_ROOT) -> Bundle:
 
 def load_network(bundle: Bundle, engine: str, threads: int) -> Network:
     """The bundle's network: on torch from its weights, on another engine from what registration built of them."""
-    if engine == "torch":
-        from handlers.engines.torch_engine import TorchEngine
-        from model_store.networks import load_networks
-
-        return TorchEngine(threads).wrap(load_networks(bundle)["classifier"])
-    return choose_engine(engine, threads=threads).load(registry.register(bundle))["classifier"]
+    chosen = choose_engine(engine, threads=threads)
+    if isinstance(chosen, TorchEngine):
+        return chosen.wrap(load_networks(bundle)["classifier"])
+    return chosen.load(registry.register(bundle))["classifier"]
 
 
 def evaluate(manifest: EmotionManifest, network: Network, faces: FaceSet, split: str, tta: Tta) -> Report:

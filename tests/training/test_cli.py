@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from model_store.bundle import Bundle, open_bundle
+from model_store.manifest import EmotionManifest
+from tests.training.conftest import FinishedRun
+from tests.training.faces import (
+    changed,
+    generated_faces,
+    parquet_rows,
+    tiny_values,
+    write_folders,
+    write_parquet,
+    write_toml,
+)
+from training.__main__ import main
+from training.loop import HISTORY
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Files of a tiny experiment: its TOML, training faces in class folders and validation faces in Parquet."""
+
+    config: Path
+    training: Path
+    validation: Path
+    run: Path
+    bundles: Path
+
+    def train(self, *more: str) -> int:
+        paths = ["--config", self.config, "--data", self.training, "--validation", self.validation, "--out", self.run]
+        return main(["train", *map(str, paths), "--device", "cpu", *more])
+
+    def publish(self, version: str, *more: str) -> int:
+        paths = ["--config", self.config, "--run", self.run, "--validation", self.validation, "--bundles", self.bundles]
+        return main(["publish", *map(str, paths), "--version", version, *more])
+
+    def evaluate(self, model: str, *more: str) -> int:
+        return main(
+            ["evaluate", "--model", model, "--bundles", str(self.bundles), "--data", str(self.validation), *more]
+        )
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Workplace:
+    validation_rows = parquet_rows(generated_faces(35, seed=1, wrong_labels=0.3))
+    return Workplace(
+        config=write_toml(tmp_path / "tiny.toml", tiny_values()),
+        training=write_folders(tmp_path / "train", generated_faces(49)),
+        validation=write_parquet(tmp_path / "validation.parquet", [*validation_rows, ("broken.png", b"broken", 1)]),
+        run=tmp_path / "run",
+        bundles=tmp_path / "bundles",
+    )
+
+
+def test_train_publish_evaluate(workplace: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert workplace.train("--stop-after", "1") == 0
+    assert len((workplace.run / HISTORY).read_text().splitlines()) == 2
+    assert workplace.train() == 0
+    out, err = capsys.readouterr()
+    assert [line[:11] for line in out.splitlines()] == ["epoch   1/2", "resumed aft", "epoch   2/2"]
+    assert err.count("left out broken.png: unsupported_format") == 2
+
+    assert workplace.publish("1.0.0", "--split", "generated", "--source", "drawn by a test") == 0
+    folder = workplace.bundles / "tiny-faces" / "1.0.0"
+    assert capsys.readouterr().out == f"published tiny-faces:1.0.0 in {folder}\n"
+    manifest = open_bundle(folder).manifest
+    assert isinstance(manifest, EmotionManifest)
+    assert manifest.source == "drawn by a test"
+    assert "training/configs/tiny.toml" in manifest.training.command
+
+    for scores in manifest.evaluations:
+        assert workplace.evaluate("tiny-faces", "--tta", scores.tta, "--json") == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert printed["split"] == "validation.parquet"
+        assert printed["temperature"] == manifest.temperature
+        expected = scores.model_dump(exclude={"split"})
+        assert {key: printed[key] for key in expected} == expected
+    assert workplace.evaluate("tiny-faces:1.0.0") == 0
+    assert f"accuracy {manifest.evaluations[0].accuracy:.4f}" in capsys.readouterr().out
+
+
+def last_error_of(code: int, capsys: pytest.CaptureFixture[str]) -> str:
+    out, err = capsys.readouterr()
+    assert code == 1
+    assert "published" not in out
+    assert "Traceback" not in err
+    return err.splitlines()[-1]
+
+
+def test_train_says_what_is_wrong(workplace: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    write_toml(workplace.config, changed(tiny_values(), {"optim.max_lr": "fast"}))
+    assert last_error_of(workplace.train(), capsys).startswith(f"ConfigError: {workplace.config}: optim.max_lr: ")
+
+    write_toml(workplace.config, changed(tiny_values(), {"network.family": "perceptron"}))
+    error = last_error_of(workplace.train(), capsys)
+    assert error == "ManifestError: architecture.family: 'perceptron' is none of preact-resnet, timm"
+
+    write_toml(workplace.config, changed(tiny_values(), {"optim.batch_size": 50}))
+    assert last_error_of(workplace.train(), capsys) == "DataError: 49 faces are less than one batch of 50"
+
+    error = last_error_of(workplace.train("--data-usage", "Training"), capsys)
+    assert error == f"DataError: {workplace.training}: a Usage can be chosen only in the CSV layout"
+
+    write_toml(workplace.config, tiny_values())
+    assert workplace.train("--stop-after", "1") == 0
+    write_toml(workplace.config, changed(tiny_values(), {"seed": 9}))
+    assert last_error_of(workplace.train(), capsys).startswith("CheckpointError: ")
+
+
+@pytest.fixture
+def published_workplace(workplace: Workplace, finished_run: FinishedRun, published: Bundle) -> Workplace:
+    """The files of the session's finished run and bundle."""
+    values = changed(tiny_values(), {"optim.epochs": 3})
+    return Workplace(
+        config=write_toml(workplace.config, values),
+        training=workplace.training,
+        validation=write_parquet(workplace.validation, parquet_rows(finished_run.validation_set)),
+        run=finished_run.folder,
+        bundles=published.folder.parents[1],
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "error"),
+    [("1.0.0", "BundleExistsError: "), ("1.0", "ManifestError: version: "), ("latest", "ManifestError: version: ")],
+)
+def test_publish_says_what_is_wrong(
+    version: str, error: str, published_workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert last_error_of(published_workplace.publish(version), capsys).startswith(error)
+
+
+def test_publish_of_another_experiment_is_refused(
+    published_workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_toml(published_workplace.config, tiny_values())
+    error = last_error_of(published_workplace.publish("2.0.0"), capsys)
+    assert error.startswith("CheckpointError: ")
+    assert "config_sha256" in error
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "error"),
+    [
+        ("absent", [], "ModelNotFoundError: no bundle absent under "),
+        ("tiny-faces:9.9.9", [], "ModelNotFoundError: no bundle tiny-faces:9.9.9 under "),
+        ("tiny-faces", ["--data", "absent.parquet"], "DataError: absent.parquet: "),
+        ("tiny-faces", ["--data", "fer2013.csv"], "DataError: fer2013.csv: say which Usage to read"),
+        ("tiny-faces", ["--threads", "0", "--engine", "onnxruntime"], "EngineUnavailableError: threads must be"),
+        ("tiny-faces", ["--threads", "0"], "EngineUnavailableError: threads must be"),
+    ],
+)
+def test_evaluate_says_what_is_wrong(
+    model: str, more: list[str], error: str, published_workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert last_error_of(published_workplace.evaluate(model, *more), capsys).startswith(error)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["train"], ["evaluate", "--model", "tiny", "--data", "x", "--tta", "crop"]]
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: python -m training" in capsys.readouterr().err

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from handlers.engines import Network
+from handlers.errors import EngineUnavailableError
+from model_store.bundle import BUNDLES_ROOT, Bundle, open_bundle
+from model_store.errors import ModelNotFoundError
+from model_store.manifest import MANIFEST_NAME, EmotionManifest, read_manifest
+from tests.model_bundles import emotion_manifest
+from tests.training.conftest import FinishedRun
+from tests.training.faces import generated_faces, spec_of
+from training.data import FER2013_LABELS, load_faces
+from training.errors import DataError
+from training.evaluate import Report, evaluate, load_network, open_emotion_bundle
+
+
+def shipped_classifiers() -> list[Path]:
+    manifests = sorted(BUNDLES_ROOT.glob(f"*/*/{MANIFEST_NAME}"))
+    return [path.parent for path in manifests if isinstance(read_manifest(path), EmotionManifest)]
+
+
+def reports_of(bundle: Bundle, run: FinishedRun, engine: str) -> list[Report]:
+    manifest = bundle.manifest
+    assert isinstance(manifest, EmotionManifest)
+    network = load_network(bundle, engine, 2)
+    return [evaluate(manifest, network, run.validation_set, run.source.split, tta.tta) for tta in manifest.evaluations]
+
+
+def lop_sided(inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32]]:
+    """A network whose logits are the mean light of seven columns, so that a mirrored face gets others."""
+    return (np.ascontiguousarray(inputs[:, 0, :, :7].mean(1)),)
+
+
+def test_flip_averages_the_logits_of_a_face_and_its_mirror_image() -> None:
+    manifest = emotion_manifest(input=spec_of(16), temperature=1.0)
+    faces = generated_faces(70)
+    mirrored = replace(faces, crops_u8=np.ascontiguousarray(faces.crops_u8[:, :, ::-1]))
+    plain, flipped = (
+        [evaluate(manifest, lop_sided, some, "generated", tta).confusion.tolist() for some in (faces, mirrored)]
+        for tta in ("none", "flip")
+    )
+    assert plain[0] != plain[1]
+    assert flipped[0] == flipped[1]
+
+
+def test_temperature_changes_the_calibration_and_nothing_else() -> None:
+    cold, warm = (
+        evaluate(
+            emotion_manifest(input=spec_of(16), temperature=temperature), lop_sided, generated_faces(70), "x", "none"
+        ).evaluation
+        for temperature in (0.5, 2.0)
+    )
+    assert cold.ece != warm.ece
+    assert cold.model_copy(update={"ece": warm.ece}) == warm
+
+
+def test_faces_with_other_labels_are_refused(published: Bundle, finished_run: FinishedRun) -> None:
+    assert isinstance(published.manifest, EmotionManifest)
+    faces = replace(finished_run.validation_set, label_names=FER2013_LABELS[::-1])
+    with pytest.raises(DataError, match=r"the data has the labels .* the model"):
+        evaluate(published.manifest, lop_sided, faces, "x", "none")
+
+
+def test_report_as_json_holds_every_figure(published: Bundle, finished_run: FinishedRun) -> None:
+    report = reports_of(published, finished_run, "torch")[0]
+    values = json.loads(json.dumps(report.as_json()))
+    assert values.pop("model") == "tiny-faces:1.0.0"
+    assert values.pop("temperature") == published.manifest.temperature  # type: ignore[union-attr]
+    assert values.pop("labels") == list(FER2013_LABELS)
+    confusion = np.array(values.pop("confusion"))
+    assert values == report.evaluation.model_dump()
+    assert confusion.sum(1).tolist() == [metrics["n"] for metrics in values["per_class"].values()]
+    assert round(np.trace(confusion) / values["n"], 5) == values["accuracy"]
+
+
+def test_report_as_text_shows_every_figure_in_its_row(published: Bundle, finished_run: FinishedRun) -> None:
+    report = reports_of(published, finished_run, "torch")[1]
+    scores, lines = report.evaluation, report.as_text().splitlines()
+    assert lines[0].startswith("tiny-faces:1.0.0 on generated validation (n = 105, TTA flip, temperature ")
+    for value in (scores.accuracy, scores.macro_f1, scores.ece_uncalibrated, scores.ece):
+        assert f"{value:.4f}" in lines[1]
+    assert lines[3].split()[4:11] == list(FER2013_LABELS)
+    for line, (label, metrics), row in zip(lines[4:], scores.per_class.items(), report.confusion, strict=True):
+        figures = [f"{value:.4f}" for value in (metrics.precision, metrics.recall, metrics.f1)]
+        assert line.split() == [label, *map(str, row), *figures, str(metrics.n)]
+
+
+@pytest.mark.usefixtures("empty_store")
+def test_onnxruntime_agrees_with_torch(published: Bundle, finished_run: FinishedRun) -> None:
+    for torch_report, onnx_report in zip(
+        *(reports_of(published, finished_run, engine) for engine in ("torch", "onnxruntime")), strict=True
+    ):
+        assert np.array_equal(torch_report.confusion, onnx_report.confusion)
+        assert onnx_report.evaluation.accuracy == torch_report.evaluation.accuracy
+        assert onnx_report.evaluation.ece == pytest.approx(torch_report.evaluation.ece, abs=1e-4)
+
+
+def test_unknown_engine_is_refused(published: Bundle) -> None:
+    with pytest.raises(EngineUnavailableError, match="'abacus' is none of"):
+        load_network(published, "abacus", 2)
+
+
+def test_bundle_is_found_by_name_and_version(published: Bundle) -> None:
+    root = published.folder.parents[1]
+    for name in ("tiny-faces", "tiny-faces:1.0.0"):
+        assert open_emotion_bundle(name, root) == published
+    for name in ("tiny-faces:2.0.0", "tiny"):
+        with pytest.raises(ModelNotFoundError, match=name):
+            open_emotion_bundle(name, root)
+
+
+def remembering(network: Network) -> Network:
+    """The network, which computes each batch once: both test-time augmentations need the plain one."""
+    seen: dict[int, tuple[NDArray[np.float32], ...]] = {}
+
+    def run(inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        key = hash(inputs.tobytes())
+        if key not in seen:
+            seen[key] = network(inputs)
+        return seen[key]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "folder",
+    shipped_classifiers() or [pytest.param(None, marks=pytest.mark.skip("no emotion bundle ships yet"))],
+    ids=lambda folder: "-".join(folder.parts[-2:]) if folder else "none",
+)
+def test_shipped_bundle_scores_what_its_manifest_says(folder: Path, fer2013: Path) -> None:
+    bundle = open_bundle(folder)
+    manifest = bundle.manifest
+    assert isinstance(manifest, EmotionManifest)
+    faces = load_faces(fer2013 / "validation.parquet", manifest.labels, manifest.input)
+    network = remembering(load_network(bundle, "torch", 2))
+    assert [scores.tta for scores in manifest.evaluations] == ["none", "flip"]
+    for scores in manifest.evaluations:
+        again = evaluate(manifest, network, faces, scores.split, scores.tta).evaluation
+        # Another CPU moves a logit by 1e-6, which can tip the fifth decimal of a mean, and no count.
+        for key in ("ece", "ece_uncalibrated"):
+            assert getattr(again, key) == pytest.approx(getattr(scores, key), abs=1.1e-5)
+        again = again.model_copy(update={"ece": scores.ece, "ece_uncalibrated": scores.ece_uncalibrated})
+        assert again == scores
+    served = manifest.evaluations[0]
+    assert served.n == 3589
+    assert served.accuracy >= 0.66
+    assert served.macro_f1 >= 0.60
+    assert served.ece <= 0.03

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from handlers.classifier import EmotionClassifier
+from model_store.bundle import Bundle, open_bundle
+from model_store.errors import BundleExistsError, ManifestError
+from model_store.manifest import CARD_NAME, EmotionManifest
+from tests.training.conftest import FinishedRun
+from tests.training.faces import generated_faces, tiny_experiment
+from training.calibrate import fit_temperature, negative_log_likelihood
+from training.checkpoint import load_checkpoint
+from training.data import FaceSet
+from training.errors import CheckpointError
+from training.evaluate import evaluate, load_network
+from training.loop import BEST
+from training.publish import publish
+
+
+def manifest_of(bundle: Bundle) -> EmotionManifest:
+    assert isinstance(bundle.manifest, EmotionManifest)
+    return bundle.manifest
+
+
+def test_published_bundle_opens_and_says_where_it_comes_from(published: Bundle, finished_run: FinishedRun) -> None:
+    bundle = open_bundle(published.folder)
+    manifest, experiment = manifest_of(bundle), finished_run.experiment
+    assert bundle == published
+    assert published.folder.parts[-2:] == (experiment.name, "1.0.0")
+    assert {path.name for path in published.folder.iterdir()} == {"manifest.json", "model.safetensors", CARD_NAME}
+    assert manifest.labels == experiment.labels
+    assert manifest.input == experiment.input
+    assert manifest.face_crop == experiment.face_crop
+    assert manifest.training.config_sha256 == experiment.sha256()
+    assert manifest.training.data_sha256 == finished_run.training_set.sha256
+    assert manifest.training.command == finished_run.source.command
+    n_epochs = len(load_checkpoint(finished_run.folder / BEST)[1]["history"])  # type: ignore[arg-type]
+    assert manifest.training.note == f"epoch {n_epochs} of 3, averaged weights, from fresh weights"
+
+
+def test_weights_are_the_best_checkpoints_with_kernels_as_float16(published: Bundle, finished_run: FinishedRun) -> None:
+    stored = load_file(published.weights)
+    best, _ = load_checkpoint(finished_run.folder / BEST)
+    assert stored.keys() == best.keys()
+    for name, tensor in best.items():
+        expected = tensor.half() if tensor.ndim > 1 else tensor
+        assert stored[name].dtype == expected.numpy().dtype
+        assert np.array_equal(stored[name], expected.numpy()), name
+    assert {array.dtype.name for array in stored.values() if array.ndim > 1} == {"float16"}
+
+
+def test_figures_are_those_of_the_stored_weights(published: Bundle, finished_run: FinishedRun) -> None:
+    manifest, faces = manifest_of(published), finished_run.validation_set
+    network = load_network(open_bundle(published.folder), "torch", 2)
+    assert [scores.tta for scores in manifest.evaluations] == ["none", "flip"]
+    for scores in manifest.evaluations:
+        again = evaluate(manifest, network, faces, finished_run.source.split, scores.tta)
+        assert again.evaluation == scores
+    assert manifest.evaluations[0] != manifest.evaluations[1].model_copy(update={"tta": "none"})
+
+
+def test_temperature_is_fitted_on_the_validation_split(published: Bundle, finished_run: FinishedRun) -> None:
+    manifest, faces = manifest_of(published), finished_run.validation_set
+    network = load_network(published, "torch", 2)
+    logits = EmotionClassifier(manifest, network).logits(list(faces.crops_u8))
+    assert manifest.temperature == fit_temperature(logits, faces.labels) != 1
+    before, after = (negative_log_likelihood(logits, faces.labels, value) for value in (1.0, manifest.temperature))
+    assert after < before
+    assert all(0 <= scores.ece < scores.ece_uncalibrated for scores in manifest.evaluations[:1])
+
+
+def test_version_that_stands_is_not_replaced(published: Bundle, finished_run: FinishedRun) -> None:
+    before = {path.name: path.read_bytes() for path in published.folder.iterdir()}
+    root = published.folder.parents[1]
+    run = finished_run
+    with pytest.raises(BundleExistsError, match=r"1\.0\.0: that version stands"):
+        publish(run.experiment, run.folder, run.validation_set, root, "1.0.0", run.source)
+    assert {path.name: path.read_bytes() for path in published.folder.iterdir()} == before
+
+
+def test_publishing_twice_gives_the_same_files(published: Bundle, finished_run: FinishedRun, tmp_path: Path) -> None:
+    run = finished_run
+    again = publish(run.experiment, run.folder, run.validation_set, tmp_path, "1.0.0", run.source)
+    assert again.sha256 == published.sha256
+
+
+def test_another_face_crop_may_be_published(finished_run: FinishedRun, tmp_path: Path) -> None:
+    run = finished_run
+    experiment = tiny_experiment(optim__epochs=3, face_crop__scale=1.3)
+    bundle = publish(experiment, run.folder, run.validation_set, tmp_path, "1.0.1", run.source)
+    assert manifest_of(bundle).face_crop.scale == 1.3
+
+
+def refused(finished: FinishedRun, root: Path, error: type[Exception], message: str, **changes: object) -> None:
+    arguments = {
+        "experiment": finished.experiment,
+        "run": finished.folder,
+        "validation_set": finished.validation_set,
+        "root": root,
+        "version": "1.0.0",
+        "source": finished.source,
+        **changes,
+    }
+    with pytest.raises(error, match=message):
+        publish(**arguments)  # type: ignore[arg-type]
+    assert not list(root.rglob("*.safetensors"))
+
+
+def test_run_of_another_configuration_is_refused(finished_run: FinishedRun, tmp_path: Path) -> None:
+    other = tiny_experiment(optim__epochs=3, optim__max_lr=0.2)
+    refused(finished_run, tmp_path, CheckpointError, "its config_sha256 is not that of", experiment=other)
+
+
+@pytest.mark.parametrize("other", [generated_faces(105, seed=1), generated_faces(112)], ids=["labels", "training"])
+def test_other_validation_data_is_refused(finished_run: FinishedRun, other: FaceSet, tmp_path: Path) -> None:
+    refused(finished_run, tmp_path, CheckpointError, "its validation_sha256 is not that of", validation_set=other)
+
+
+def test_folder_without_a_run_is_refused(finished_run: FinishedRun, tmp_path: Path) -> None:
+    refused(finished_run, tmp_path, CheckpointError, r"best\.safetensors: not a checkpoint", run=tmp_path / "absent")
+
+
+@pytest.mark.parametrize("version", ["1.0", "v1.0.0", "../1.0.0", ""])
+def test_odd_version_is_refused(finished_run: FinishedRun, version: str, tmp_path: Path) -> None:
+    refused(finished_run, tmp_path, ManifestError, "version: ", version=version)
