@@ -121,7 +121,9 @@ def get_settings() -> Settings:
 
 def _by_variable(error: ValidationError) -> str:
     problems = [
-        f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" if item["loc"] else str(item["msg"])
+        f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}"
+        if item["loc"]
+        else item["msg"].removeprefix("Value error, ")
         for item in error.errors(include_url=False, include_context=False, include_input=False)
     ]
     return "; ".join(problems) or explain_validation(error)

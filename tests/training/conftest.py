@@ -28,7 +28,7 @@ class FinishedRun:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """Two epochs on generated faces, some validation labels wrong; not to be changed."""
+    """Three epochs on generated faces, some validation labels wrong; not to be changed."""
     experiment = tiny_experiment(optim__epochs=3)
     training_set, validation_set = generated_faces(112), generated_faces(105, seed=1, wrong_labels=0.3)
     folder = tmp_path_factory.mktemp("run")
