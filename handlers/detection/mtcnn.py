@@ -55,8 +55,9 @@ class MtcnnDetector:
             return []
         pooling = AreaPooling(rgb_u8)
         boxes = self._propose(pooling, scales)
-        boxes = self._refine(pooling, boxes)
-        return self._describe(pooling, boxes)
+        if len(boxes):  # an engine need not take an empty batch
+            boxes = self._refine(pooling, boxes)
+        return self._describe(pooling, boxes) if len(boxes) else []
 
     def _propose(self, pooling: AreaPooling, scales: list[float]) -> Boxes:
         """P-Net over the pyramid → candidate squares (N, 4)."""
@@ -72,19 +73,19 @@ class MtcnnDetector:
                 parts.append(part[keep])
         all_boxes = np.concatenate(boxes)
         keep = non_maximum_suppression(all_boxes, np.concatenate(scores), 0.7, "union")
-        return to_squares(regress(all_boxes[keep], np.concatenate(offsets)[keep], edge=0.0))
+        return _squares_with_pixels(regress(all_boxes[keep], np.concatenate(offsets)[keep], edge=0.0), pooling)
 
     def _refine(self, pooling: AreaPooling, boxes: Boxes) -> Boxes:
         """R-Net on the candidates → fewer and better squares (N, 4)."""
-        boxes, (offsets, probabilities) = _run_on_crops(self._rnet, pooling, boxes, 24)
+        offsets, probabilities = _run_on_crops(self._rnet, pooling, boxes, 24)
         passed = probabilities[:, 1] > self._settings.thresholds[1]
         boxes, scores, offsets = boxes[passed], probabilities[passed, 1], offsets[passed]
         keep = non_maximum_suppression(boxes, scores, 0.7, "union")
-        return to_squares(regress(boxes[keep], offsets[keep], edge=1.0))
+        return _squares_with_pixels(regress(boxes[keep], offsets[keep], edge=1.0), pooling)
 
     def _describe(self, pooling: AreaPooling, boxes: Boxes) -> list[Detection]:
         """O-Net on the survivors → faces with landmarks."""
-        boxes, (offsets, points, probabilities) = _run_on_crops(self._onet, pooling, boxes, 48)
+        offsets, points, probabilities = _run_on_crops(self._onet, pooling, boxes, 48)
         passed = probabilities[:, 1] > self._settings.thresholds[2]
         boxes, scores = boxes[passed], probabilities[passed, 1]
         sides = boxes[:, 2:] - boxes[:, :2] + 1
@@ -129,18 +130,24 @@ def boxes_of_cells(
     return boxes, probability[rows, columns], regression[:, rows, columns].T
 
 
+def _squares_with_pixels(boxes: Boxes, pooling: AreaPooling) -> Boxes:
+    """The boxes made square, without those that have no pixel inside the picture (facenet-pytorch fails on them)."""
+    squares = to_squares(boxes)
+    left, top, right, bottom = clip_to_pixels(squares, pooling.width, pooling.height).T
+    with_pixels: Boxes = squares[(right > left) & (bottom > top)]
+    return with_pixels
+
+
 def _run_on_crops(
     network: Network, pooling: AreaPooling, boxes: Boxes, size_px: int
-) -> tuple[Boxes, tuple[NDArray[np.float32], ...]]:
-    """Run a network on the boxes' crops. Boxes without a pixel inside the picture are left out of what comes back."""
+) -> tuple[NDArray[np.float32], ...]:
+    """Run a network on the crops of at least one box; the outputs have a row a box."""
     corners = clip_to_pixels(boxes, pooling.width, pooling.height)
-    inside = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
-    boxes, corners = boxes[inside], corners[inside]
-    batches = []
-    for start in range(0, max(1, len(corners)), _REFINE_BATCH):
-        crops = pooling.crops(corners[start : start + _REFINE_BATCH], size_px)
-        batches.append(network(_centred(crops)))
-    return boxes, tuple(np.concatenate(outputs) for outputs in zip(*batches, strict=True))
+    batches = [
+        network(_centred(pooling.crops(corners[start : start + _REFINE_BATCH], size_px)))
+        for start in range(0, len(corners), _REFINE_BATCH)
+    ]
+    return tuple(np.concatenate(outputs) for outputs in zip(*batches, strict=True))
 
 
 def _centred(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from handlers.decode import decode_image
 from handlers.detection import check_min_face_size, largest_first
 from handlers.detection.mtcnn import MtcnnDetector, MtcnnSettings, boxes_of_cells, pyramid_scales
 from handlers.detection.reference import ReferenceDetector
-from handlers.engines import choose_engine
+from handlers.engines import Network, choose_engine
 from handlers.errors import InvalidRequestError
 from handlers.results import Box, Detection
 from model_store.servable import ServableModel
@@ -135,6 +136,26 @@ def test_picture_smaller_than_the_smallest_face_has_none(detector: MtcnnDetector
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_flat_picture_has_no_face(detector: MtcnnDetector, shape: tuple[int, int], value: int) -> None:
     assert detector.detect(np.full((*shape, 3), value, np.uint8), 20) == []
+
+
+def test_no_network_is_asked_about_nothing(mtcnn_model: ServableModel, astronaut: np.ndarray) -> None:
+    asked: dict[str, list[int]] = {"pnet": [], "rnet": [], "onet": []}
+
+    def recording(name: str, network: Network) -> Network:
+        def run(inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+            asked[name].append(len(inputs))
+            return network(inputs)
+
+        return run
+
+    networks = choose_engine("onnxruntime").load(mtcnn_model)
+    detector = MtcnnDetector({name: recording(name, network) for name, network in networks.items()})
+    pictures = [np.full((64, 64, 3), 90, np.uint8), astronaut, *(noise(60, 80, seed) for seed in range(20))]
+    assert [len(detector.detect(picture, 20)) for picture in pictures[:2]] == [0, 1]
+    for picture in pictures[2:]:
+        detector.detect(picture, 20)
+    assert min(map(min, asked.values())) >= 1
+    assert len(asked["onet"]) < len(asked["rnet"]) < len(pictures)  # both kinds of early end were seen
 
 
 def test_scales_fall_by_the_factor_until_the_cell_covers_the_picture() -> None:
