@@ -137,7 +137,8 @@ class EmotionRunner:
         return classify(classifier, [request.crop_u8 for request in requests])
 
     def _load(self, model: str) -> Classifier:
-        classifier = load_classifier(model, self._settings.engine, threads=self._settings.threads)
+        settings = self._settings
+        classifier = load_classifier(model, settings.engine, threads=settings.threads, tta=settings.tta)
         self._classifiers[classifier.tag] = classifier
         logger.info("loaded %s", classifier.tag)
         return classifier

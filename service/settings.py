@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from handlers.decode import DecodeLimits
-from model_store.manifest import explain_validation
+from model_store.manifest import Tta, explain_validation
 
 PREFIX = "MIEN_"
 
@@ -44,6 +44,9 @@ class Settings(BaseSettings):
 
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     """Compute threads of one inference call in each runner process."""
+
+    tta: Tta = "none"
+    """Test-time augmentation: `flip` averages each face with its mirror image, a little better at twice the cost."""
 
     api_workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that speak HTTP."""

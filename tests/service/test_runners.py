@@ -163,6 +163,18 @@ def test_an_unknown_model_is_the_error_of_its_own_items(
     assert [type(result) for result in results] == [ModelUnavailableError, Emotion, ModelUnavailableError, Emotion]
 
 
+@pytest.mark.parametrize(("tta", "mirrors_agree"), [("none", False), ("flip", True)])
+def test_flip_augmentation_makes_a_face_and_its_mirror_image_equal(
+    environment: Environment, store: object, tta: str, mirrors_agree: bool
+) -> None:
+    environment(models="fer2013-resnet", detector=FAKE, tta=tta)
+    classify = in_process(EmotionRunner.inner().classify)
+    tag, crop = load_classifier("fer2013-resnet").tag, _crop(0)
+    first, second = _run(classify, [ClassifyRequest(crop, tag), ClassifyRequest(crop[:, ::-1].copy(), tag)])
+
+    assert (first.probabilities == pytest.approx(second.probabilities, abs=1e-5)) is mirrors_agree
+
+
 def test_a_crop_that_fails_leaves_its_neighbours_alone(classify: RunnerCall) -> None:
     good: Any = _crop(0)
     bad: Any = None
