@@ -130,8 +130,8 @@ def other(monkeypatch: pytest.MonkeyPatch) -> _OtherClassifier:
     """A second model, known to the runner as `other:1.0.0`."""
     classifier = _OtherClassifier()
 
-    def load(model: str, engine: str, *, threads: int) -> Classifier:
-        return classifier if model.startswith("other") else load_classifier(model, engine, threads=threads)
+    def load(model: str, engine: str, **options: Any) -> Classifier:
+        return classifier if model.startswith("other") else load_classifier(model, engine, **options)
 
     monkeypatch.setattr(runners, "load_classifier", load)
     return classifier
