@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from model_store.manifest import FaceCropSpec, InputSpec, ModelName, explain_validation
 from training.errors import ConfigError
@@ -70,6 +70,13 @@ class Experiment(_Section):
     face_crop: FaceCropSpec
     augment: AugmentConfig
     optim: OptimConfig
+
+    @field_validator("labels")
+    @classmethod
+    def _all_differ(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(labels)) != len(labels):
+            raise ValueError("all must differ")
+        return labels
 
     def sha256(self) -> str:
         """Digest of what determines the weights: everything but `face_crop`, which only serving uses."""

@@ -47,7 +47,7 @@ class FaceSet:
 
     crops_u8: uint8 (N, S, S, C), already of the network's size and channels. labels: int64 (N,), indices into
     `label_names`. names: where each face came from. sha256: over label names, labels and pixels, so it is the same
-    whatever layout the faces came in.
+    for every layout that holds the same faces in the same order.
     """
 
     crops_u8: NDArray[np.uint8]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 from handlers.classifier import EmotionClassifier, probabilities_of
 from handlers.engines import Network, choose_engine
 from handlers.engines.torch_engine import TorchEngine
-from model_store import registry
 from model_store.bundle import BUNDLES_ROOT, Bundle, find_bundle, open_bundle
+from model_store.export import build_servable
 from model_store.manifest import EmotionManifest, Evaluation, Tta
 from model_store.networks import load_networks
 from training.data import FaceSet
@@ -70,11 +71,12 @@ def open_emotion_bundle(name: str, root: Path = BUNDLES_ROOT) -> Bundle:
 
 
 def load_network(bundle: Bundle, engine: str, threads: int) -> Network:
-    """The bundle's network: on torch from its weights, on another engine from what registration built of them."""
+    """The bundle's network: on torch from its weights, on another engine from what registration would build of them."""
     chosen = choose_engine(engine, threads=threads)
     if isinstance(chosen, TorchEngine):
         return chosen.wrap(load_networks(bundle)["classifier"])
-    return chosen.load(registry.register(bundle))["classifier"]
+    with tempfile.TemporaryDirectory() as work:
+        return chosen.load(build_servable(bundle, Path(work)))["classifier"]
 
 
 def evaluate(manifest: EmotionManifest, network: Network, faces: FaceSet, split: str, tta: Tta) -> Report:

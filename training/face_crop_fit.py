@@ -16,6 +16,7 @@ from PIL import Image
 from handlers.classifier import Classifier
 from handlers.decode import decode_image
 from handlers.detection import DEFAULT_MIN_FACE_SIZE_PX, Detector
+from handlers.errors import HandlerError
 from handlers.face_crop import cut_face
 from handlers.results import Detection
 from model_store.manifest import FaceCropSpec
@@ -97,13 +98,18 @@ def score_crops(
 ) -> tuple[list[CropScore], int]:
     """Score each geometry on `<photos>/<label>/*`: the largest face of each photograph against its folder's name.
 
-    Returns the scores, and the number of photographs in which no face was found (they count in no score).
+    Returns the scores, and the number of files in which no face was found or that are no picture (they count in no
+    score).
     """
     pictures: list[tuple[NDArray[np.uint8], Detection, int]] = []
     n_missed = 0
     for index, label in enumerate(classifier.labels):
         for file in sorted((photos / label).glob("*")):
-            rgb_u8 = decode_image(file.read_bytes())
+            try:
+                rgb_u8 = decode_image(file.read_bytes())
+            except HandlerError:
+                n_missed += 1
+                continue
             detections = detector.detect(rgb_u8, DEFAULT_MIN_FACE_SIZE_PX)
             if detections:
                 pictures.append((rgb_u8, detections[0], index))

@@ -80,7 +80,10 @@ def train(
     network = build_network(experiment).to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = build_network(experiment).to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if init is not None:
-        network.load_state_dict(load_checkpoint(init)[0])
+        try:
+            network.load_state_dict(load_checkpoint(init)[0])
+        except RuntimeError as error:
+            raise CheckpointError(f"{init}: not the weights of this network ({error})") from None
     average.load_state_dict(network.state_dict())
     optimizer = _optimizer(network, experiment.optim)
     identity: dict[str, object] = {
@@ -91,11 +94,11 @@ def train(
     }
 
     run.mkdir(parents=True, exist_ok=True)
-    (run / "experiment.json").write_text(experiment.model_dump_json(indent=2) + "\n")
     history: list[EpochRecord] = []
     if (run / LAST).exists():
         history = _resume(run / LAST, identity, network, average, optimizer)
         log(f"resumed after epoch {len(history)} of {experiment.optim.epochs}")
+    (run / "experiment.json").write_text(experiment.model_dump_json(indent=2) + "\n")
     best = max((record.validation_accuracy for record in history), default=-1.0)
 
     for epoch in range(len(history), experiment.optim.epochs):

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 Boxes = NDArray[np.float32]
 
+_NMS_BLOCK = 256
+
 
 def non_maximum_suppression(
     boxes: Boxes, scores: NDArray[np.float32], threshold: float, overlap: Literal["union", "smaller"]
@@ -25,24 +27,32 @@ def non_maximum_suppression(
         edge, order = 0.0, np.argsort(-scores, kind="stable")
     else:
         edge, order = 1.0, np.argsort(scores)[::-1]
-    left, top, right, bottom = (np.ascontiguousarray(boxes[order, side]) for side in range(4))
-    areas = (right - left + edge) * (bottom - top + edge)
+    sides = tuple(np.ascontiguousarray(boxes[order, side]) for side in range(4))
     alive = np.ones(len(order), bool)
-    kept = []
-    for index in range(len(order)):
-        if not alive[index]:
-            continue
-        kept.append(index)
-        rest = slice(index + 1, None)
-        width = np.minimum(right[index], right[rest]) - np.maximum(left[index], left[rest]) + edge
-        height = np.minimum(bottom[index], bottom[rest]) - np.maximum(top[index], top[rest]) + edge
-        shared = np.maximum(width, 0) * np.maximum(height, 0)
-        if overlap == "union":
-            whole = areas[index] + areas[rest] - shared
-        else:
-            whole = np.minimum(areas[index], areas[rest])
-        alive[rest] &= ~(shared > threshold * whole)
+    kept: list[int] = []
+    for start in range(0, len(order), _NMS_BLOCK):
+        block = start + np.flatnonzero(alive[start : start + _NMS_BLOCK])
+        overlapping = _overlapping(sides, block, start, threshold, edge)
+        for row, index in enumerate(block):
+            if alive[index]:
+                kept.append(int(index))
+                alive[start:] &= ~overlapping[row]
     return order[kept]
+
+
+def _overlapping(
+    sides: tuple[NDArray[np.float32], ...], block: NDArray[np.int64], start: int, threshold: float, edge: float
+) -> NDArray[np.bool_]:
+    """Which boxes from `start` on overlap each of `block` by more than `threshold`: bool (len(block), N - start)."""
+    left, top, right, bottom = (side[start:] for side in sides)
+    block_left, block_top, block_right, block_bottom = (side[block][:, None] for side in sides)
+    areas = (right - left + edge) * (bottom - top + edge)
+    block_areas = (block_right - block_left + edge) * (block_bottom - block_top + edge)
+    width = np.minimum(block_right, right) - np.maximum(block_left, left) + edge
+    height = np.minimum(block_bottom, bottom) - np.maximum(block_top, top) + edge
+    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    whole = np.minimum(block_areas, areas) if edge else block_areas + areas - shared
+    return np.asarray(shared > threshold * whole)
 
 
 def regress(boxes: Boxes, offsets: NDArray[np.float32], edge: float) -> Boxes:

@@ -51,6 +51,7 @@ def test_values_and_defaults_of_a_toml_file_are_kept(tmp_path: Path) -> None:
         ({"input.mean": [0.5, 0.5]}, "input"),
         ({"face_crop.alignment": "eyes"}, "face_crop.alignment"),
         ({"labels": ["happy"]}, "labels"),
+        ({"labels": ["happy", "sad", "happy"]}, "labels"),
         ({"name": "Not a name"}, "name"),
         ({"seed": -1}, "seed"),
         ({"extra": {"key": 1}}, "extra"),

@@ -244,6 +244,21 @@ def test_gradient_is_clipped_to_its_norm(tmp_path: Path) -> None:
     assert moved == pytest.approx(norm * experiment.optim.max_lr / 25, rel=0.01)
 
 
+def test_refused_run_leaves_the_record_of_the_run_that_stands(tmp_path: Path) -> None:
+    run(tiny_experiment(), tmp_path)
+    record = (tmp_path / "experiment.json").read_text()
+    with pytest.raises(CheckpointError):
+        run(tiny_experiment(seed=99), tmp_path)
+    assert (tmp_path / "experiment.json").read_text() == record
+
+
+@pytest.mark.parametrize("name", [LAST, BEST])
+def test_start_from_weights_of_another_network_is_refused(name: str, tmp_path: Path) -> None:
+    run(tiny_experiment(network__options={"widths": [16, 32], "blocks_per_stage": 1}), tmp_path / "first")
+    with pytest.raises(CheckpointError, match="not the weights of this network"):
+        run(tiny_experiment(), tmp_path / "second", init=tmp_path / "first" / name)
+
+
 def test_too_few_faces_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="15 faces are less than one batch of 16"):
         run(tiny_experiment(), tmp_path / "run", generated_faces(15))
