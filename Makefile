@@ -57,7 +57,7 @@ format: setup ## rewrite the source in the project's format
 bench: models ## speed side by side with facenet-pytorch, as a table and JSON
 	$(BIN)/python -m benchmarks.detection
 
-train: models ## train the default model again, an hour on two cores; DATA=../shared/data/fer2013
+train: setup ## train the default model again, an hour on two cores; DATA=../shared/data/fer2013
 	$(BIN)/python -m training train --config training/configs/fer2013-resnet-1-robust.toml $(SPLITS) --out runs/robust
 	$(BIN)/python -m training train --config training/configs/fer2013-resnet.toml $(SPLITS) \
 	  --init runs/robust/best.safetensors --out runs/fer2013-resnet

@@ -29,6 +29,10 @@ ModelName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 ModelVersion = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,5})(\.(0|[1-9][0-9]{0,5})){2}$")]
 
 
+# A Literal would take true and 1.0 for 1.
+SchemaVersion = Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
+
+
 class Record(BaseModel):
     """A frozen record that refuses unknown keys, missing keys, NaN and quiet type conversion."""
 
@@ -121,7 +125,7 @@ class TrainingRecord(Record):
 class BaseManifest(Record):
     """What every model has, whatever its task."""
 
-    schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
+    schema_version: SchemaVersion
     name: ModelName
     version: ModelVersion
     architecture: Architecture

@@ -114,8 +114,9 @@ def promote(name: str) -> str:
     import bentoml
 
     manifest = load(name).manifest
-    mapping = {**defaults(), manifest.task: manifest.tag}
-    if mapping != defaults():
+    current = defaults()
+    mapping = {**current, manifest.task: manifest.tag}
+    if mapping != current:
         with bentoml.models.create(DEFAULTS_NAME) as entry:
             Path(entry.path_of(DEFAULTS_FILE)).write_text(json.dumps(mapping, indent=2) + "\n")
     return manifest.tag

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pydantic import ValidationError
 
 from model_store.bundle import Bundle, open_bundle, verify_files
 from model_store.errors import ManifestError
-from model_store.manifest import DetectionManifest, EmotionManifest, FileRecord, Record, Sha256, explain_validation
+from model_store.manifest import (
+    DetectionManifest,
+    EmotionManifest,
+    FileRecord,
+    Record,
+    SchemaVersion,
+    Sha256,
+    explain_validation,
+)
 
 BUNDLE_FOLDER, SERVING_FOLDER, SERVING_NAME = "bundle", "serving", "serving.json"
 
@@ -30,7 +37,7 @@ class NetworkParity(Record):
 class ServingRecord(Record):
     """What was built at registration, from which bundle, by which exporter, and how well it agrees."""
 
-    schema_version: Literal[1]
+    schema_version: SchemaVersion
     bundle_sha256: Sha256
     exporter: str
     parity: dict[str, NetworkParity]

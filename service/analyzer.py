@@ -119,8 +119,6 @@ async def call_runner(stage: str, call: RunnerCall, items: list[Any]) -> list[An
                     logger.warning("%s: no connection to the runner after %d tries (%s)", stage, attempt, error)
                     raise UnavailableError(f"the {stage} runner cannot be reached") from error
                 metrics.RUNNER_RETRIES.labels(stage).inc()
-    except TimeoutError:
-        raise
     except ServiceUnavailable as error:
         raise UnavailableError(f"the {stage} runner is overloaded") from error
     except (BentoMLException, aiohttp.ClientError) as error:

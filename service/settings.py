@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from handlers.decode import DecodeLimits
-from model_store.manifest import Tta, explain_validation
+from model_store.manifest import Tta
 
 PREFIX = "MIEN_"
 
@@ -81,12 +81,10 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written."""
 
-    @model_validator(mode="before")
+    @field_validator("models", mode="before")
     @classmethod
-    def _split_models(cls, values: object) -> object:
-        if isinstance(values, dict) and isinstance(values.get("models"), str):
-            return {**values, "models": tuple(part.strip() for part in values["models"].split(",") if part.strip())}
-        return values
+    def _split_models(cls, models: object) -> object:
+        return tuple(part.strip() for part in models.split(",") if part.strip()) if isinstance(models, str) else models
 
     @field_validator("host")
     @classmethod
@@ -129,4 +127,4 @@ def _by_variable(error: ValidationError) -> str:
         else item["msg"].removeprefix("Value error, ")
         for item in error.errors(include_url=False, include_context=False, include_input=False)
     ]
-    return "; ".join(problems) or explain_validation(error)
+    return "; ".join(problems)

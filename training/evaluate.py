@@ -83,7 +83,11 @@ def evaluate(manifest: EmotionManifest, network: Network, faces: FaceSet, split:
     """Score a network on faces. Raises DataError when the faces' labels are not the model's."""
     if faces.label_names != manifest.labels:
         raise DataError(f"the data has the labels {faces.label_names}, the model {manifest.labels}")
-    logits = EmotionClassifier(manifest, network, tta).logits(list(faces.crops_u8))
+    return report(manifest, EmotionClassifier(manifest, network, tta).logits(list(faces.crops_u8)), faces, split, tta)
+
+
+def report(manifest: EmotionManifest, logits: NDArray[np.float32], faces: FaceSet, split: str, tta: Tta) -> Report:
+    """Score logits float32 (N, K) that a network gave for the faces with that augmentation."""
     before = score(probabilities_of(logits, 1.0), faces.labels, manifest.labels)
     after = score(probabilities_of(logits, manifest.temperature), faces.labels, manifest.labels)
     evaluation = Evaluation(

@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from handlers.classifier import probabilities_of
 from handlers.preprocess import normalise
 from model_store.bundle import file_sha256
 from model_store.manifest import Architecture
@@ -106,7 +107,7 @@ def train(
             break
         started = time.monotonic()
         loss, learning_rate = _run_epoch(experiment, training_set, network, average, optimizer, epoch, target)
-        probabilities = _softmax(predict_logits(average, validation_set, experiment))
+        probabilities = probabilities_of(predict_logits(average, validation_set, experiment), temperature=1.0)
         scores = score(probabilities, validation_set.labels, experiment.labels)
         history.append(
             EpochRecord(
@@ -163,11 +164,6 @@ def predict_logits(network: nn.Module, faces: FaceSet, experiment: Experiment) -
         inputs = torch.from_numpy(normalise(faces.crops_u8[start : start + 256], experiment.input))
         batches.append(network(inputs.to(device, memory_format=torch.channels_last)).float().cpu().numpy())
     return np.concatenate(batches)
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    exponents = np.exp(logits - logits.max(1, keepdims=True))
-    return np.asarray(exponents / exponents.sum(1, keepdims=True), np.float32)
 
 
 def _optimizer(network: nn.Module, optim: OptimConfig) -> torch.optim.SGD:

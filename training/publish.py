@@ -19,6 +19,7 @@ from model_store.manifest import (
     FileRecord,
     Record,
     TrainingRecord,
+    Tta,
     explain_validation,
 )
 from training.calibrate import fit_temperature
@@ -27,7 +28,7 @@ from training.checkpoint import load_checkpoint
 from training.config import Experiment
 from training.data import FaceSet
 from training.errors import CheckpointError
-from training.evaluate import evaluate
+from training.evaluate import report
 from training.loop import BEST, architecture_of, build_network
 
 
@@ -87,10 +88,12 @@ def publish(
         )
     except ValidationError as error:
         raise ManifestError(explain_validation(error)) from None
-    logits = EmotionClassifier(manifest, run_network).logits(list(validation_set.crops_u8))
-    manifest = manifest.model_copy(update={"temperature": fit_temperature(logits, validation_set.labels)})
-    reports = [evaluate(manifest, run_network, validation_set, source.split, tta) for tta in ("none", "flip")]
-    manifest = manifest.model_copy(update={"evaluations": tuple(report.evaluation for report in reports)})
+    ways: tuple[Tta, ...] = ("none", "flip")
+    crops = list(validation_set.crops_u8)
+    logits = {tta: EmotionClassifier(manifest, run_network, tta).logits(crops) for tta in ways}
+    manifest = manifest.model_copy(update={"temperature": fit_temperature(logits["none"], validation_set.labels)})
+    reports = [report(manifest, logits[tta], validation_set, source.split, tta) for tta in ways]
+    manifest = manifest.model_copy(update={"evaluations": tuple(scored.evaluation for scored in reports)})
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     card = model_card(manifest, experiment, reports, n_parameters)
     return publish_bundle(root, manifest, {WEIGHTS_NAME: save(stored), CARD_NAME: card.encode()})

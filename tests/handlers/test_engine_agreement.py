@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from handlers import Analysis, Face, Pipeline, load_pipeline
-from handlers.results import Box
+from tests.boxes import overlap
 
 
 @pytest.fixture(scope="module")
@@ -12,16 +12,8 @@ def pipelines(store: Path) -> tuple[Pipeline, Pipeline]:
     return load_pipeline(engine="onnxruntime"), load_pipeline(engine="torch")
 
 
-def _overlap(first: Box, second: Box) -> float:
-    left, top = max(first[0], second[0]), max(first[1], second[1])
-    right, bottom = min(first[2], second[2]), min(first[3], second[3])
-    shared = max(0.0, right - left) * max(0.0, bottom - top)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
-    return shared / (sum(areas) - shared)
-
-
 def _assert_same_face(first: Face, second: Face) -> None:
-    assert _overlap(first.box_px, second.box_px) >= 0.99
+    assert overlap(first.box_px, second.box_px) >= 0.99
     assert first.detection_confidence == pytest.approx(second.detection_confidence, abs=0.01)
     assert np.abs(np.subtract(first.landmarks_px, second.landmarks_px)).max() < 1
     assert list(first.probabilities) == list(second.probabilities)

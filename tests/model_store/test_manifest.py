@@ -81,6 +81,8 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "version with a suffix": (put("version", "1.0.0rc1"), "version"),
     "another schema": (put("schema_version", 2), "schema_version"),
     "schema as text": (put("schema_version", "1"), "schema_version"),
+    "schema as truth": (put("schema_version", True), "schema_version"),
+    "schema as float": (put("schema_version", 1.0), "schema_version"),
     "unknown task": (put("task", "age"), "task"),
     "no task": (drop("task"), "task"),
     "file outside the bundle": (put("files.a/b", {"size_bytes": 1, "sha256": "0" * 64}), "files"),

@@ -19,6 +19,7 @@ from PIL import Image
 
 from handlers.fakes import FAKE_LABELS
 from service.problems import MEDIA_TYPE, PROBLEMS
+from tests.boxes import overlap
 from tests.pictures import encoded
 from tests.service.server_process import RunningService, Samples, total
 
@@ -81,14 +82,6 @@ def _rise(service: RunningService, before: Samples, name: str, **labels: str) ->
     return total(service.samples(), name, **labels) - total(before, name, **labels)
 
 
-def _overlap(box: dict[str, float], other: tuple[float, float, float, float]) -> float:
-    width = min(box["right"], other[2]) - max(box["left"], other[0])
-    height = min(box["bottom"], other[3]) - max(box["top"], other[1])
-    shared = max(width, 0) * max(height, 0)
-    area = (box["right"] - box["left"]) * (box["bottom"] - box["top"])
-    return shared / (area + (other[2] - other[0]) * (other[3] - other[1]) - shared)
-
-
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
 def test_the_probes_answer(service: RunningService, path: str) -> None:
     assert httpx.get(service.url + path, timeout=30).status_code == 200
@@ -107,8 +100,9 @@ def test_one_face_with_seven_probabilities_by_form_and_by_raw_body(
     (face,) = raw.json()["faces"]
     assert set(face["probabilities"]) == set(FAKE_LABELS)
     assert sum(face["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    if "served" in request.fixturenames:
-        assert _overlap(face["box"], ASTRONAUT_BOX) > 0.6
+    if request.node.callspec.params["service"] == "served":
+        box = face["box"]
+        assert overlap((box["left"], box["top"], box["right"], box["bottom"]), ASTRONAUT_BOX) > 0.6
 
 
 def test_two_thousand_requests_of_many_clients_get_the_answers_of_single_ones(

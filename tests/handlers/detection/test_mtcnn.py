@@ -15,8 +15,9 @@ from handlers.detection.mtcnn import MtcnnDetector, MtcnnSettings, boxes_of_cell
 from handlers.detection.reference import ReferenceDetector
 from handlers.engines import Network, choose_engine
 from handlers.errors import InvalidRequestError
-from handlers.results import Box, Detection
+from handlers.results import Detection
 from model_store.servable import ServableModel
+from tests.boxes import overlap
 from tests.handlers.face_scenes import face_patch, place_faces, scene
 from tests.pictures import noise
 
@@ -48,14 +49,6 @@ def reference_faces(reference: object, rgb_u8: np.ndarray) -> list[Detection]:
         Detection(tuple(map(float, box)), float(confidence), tuple((float(x), float(y)) for x, y in landmarks))
         for box, confidence, landmarks in zip(boxes, confidences, points, strict=True)
     ]
-
-
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over union."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(width, 0) * max(height, 0)
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
 def difference(found: Sequence[Detection], expected: Sequence[Detection]) -> str:
