@@ -125,7 +125,8 @@ def promote(name: str) -> str:
 def rollback() -> dict[str, str]:
     """Undo the newest promotion and return the defaults that hold now.
 
-    Raises NothingToRollBackError when no earlier defaults stand, or when they name a model that is gone.
+    Raises NothingToRollBackError when no earlier defaults stand, when they name a model that is gone, or when a task
+    would be left without any.
     """
     import bentoml
 
@@ -136,6 +137,8 @@ def rollback() -> dict[str, str]:
     if len(history) < 2:
         raise NothingToRollBackError("there is no earlier promotion")
     earlier: dict[str, str] = json.loads(Path(history[-2].path_of(DEFAULTS_FILE)).read_text())
+    if orphaned := sorted(set(defaults()) - set(earlier)):
+        raise NothingToRollBackError(f"{', '.join(orphaned)} has no earlier default")
     if gone := [tag for tag in earlier.values() if _find(tag) is None]:
         raise NothingToRollBackError(f"the earlier default {', '.join(gone)} is no longer registered")
     bentoml.models.delete(history[-1].tag)

@@ -7,6 +7,7 @@ import pytest
 from model_store import registry
 from model_store.bundle import find_bundle, open_bundle
 from model_store.errors import DigestMismatchError, ModelNotFoundError, NothingToRollBackError, WeightsMismatchError
+from model_store.mtcnn import publish_mtcnn
 from tests.model_bundles import publish_tiny, tiny_weights
 
 EMOTION = "emotion-classification"
@@ -111,6 +112,15 @@ def test_rollback_to_a_model_that_is_gone_is_refused_and_changes_nothing(three_m
     with pytest.raises(NothingToRollBackError, match=r"tiny:1\.0\.0 is no longer registered"):
         registry.rollback()
     assert registry.defaults() == {EMOTION: "other:1.0.0"}
+
+
+def test_rollback_leaves_no_task_without_a_default(three_models: Path, tmp_path: Path) -> None:
+    registry.register(publish_mtcnn(tmp_path / "mtcnn"))
+    before = registry.defaults()
+    with pytest.raises(NothingToRollBackError, match="face-detection has no earlier default"):
+        registry.rollback()
+    assert registry.defaults() == before
+    assert set(before) == {EMOTION, "face-detection"}
 
 
 def test_promoting_an_unknown_model_changes_nothing(three_models: Path) -> None:
