@@ -27,6 +27,7 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -c 'import handlers.detection.kernels'
 	@touch $@
 
 models: $(REGISTERED) ## export and register the shipped models in the BentoML store
@@ -66,7 +67,7 @@ lock: setup ## resolve the pinned requirements again
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --override requirements/overrides.txt \
 	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements/dev.txt
-	$(BIN)/uv pip compile pyproject.toml --extra serve --universal --python-version 3.11 --constraint requirements/dev.txt \
+	$(BIN)/uv pip compile pyproject.toml --extra serve --universal --python-version 3.11 --constraint requirements/dev.txt --override requirements/overrides.txt \
 	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements/serve.txt
 
 clean: ## remove the environment and the model store

@@ -33,6 +33,12 @@ class FakeDetector:
             )
         ]
 
+    def detect_batch(
+        self, pictures: Sequence[NDArray[np.uint8]], min_face_sizes_px: Sequence[int]
+    ) -> list[list[Detection]]:
+        """One picture after the other."""
+        return [self.detect(rgb_u8, size) for rgb_u8, size in zip(pictures, min_face_sizes_px, strict=True)]
+
 
 class FakeClassifier:
     """Draws the probabilities of a crop from a checksum of its pixels: the same crop always gets the same ones."""

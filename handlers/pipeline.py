@@ -8,18 +8,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from handlers.classifier import Classifier, ClassifierSpec, EmotionClassifier, emotion_of
 from handlers.decode import DecodeLimits, decode_image
-from handlers.detection import Detector, check_min_face_size
-from handlers.engines import choose_engine
+from handlers.detection import Detector
+from handlers.detection.settings import DetectionSettings, check_min_face_size
+from handlers.engines import InputShape, choose_engine
 from handlers.errors import HandlerError, InternalError, ModelUnavailableError
 from handlers.face_crop import cut_face
 from handlers.preprocess import resize_crop
-from handlers.results import Analysis, DetectedPicture, Emotion, Face
+from handlers.results import Analysis, DetectedPicture, Detection, Emotion, Face
 from model_store import registry
 from model_store.errors import ModelStoreError
 from model_store.manifest import EmotionManifest, FaceCropSpec, InputSpec, Tta
@@ -29,27 +31,31 @@ logger = logging.getLogger(__name__)
 
 FAKE = "fake"
 DEFAULT = "default"
+ClassifierPrecision = Literal["auto", "fp32", "int8"]
+
+_PIXELS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A detector, a classifier and the limits of a picture. Safe to use from several threads."""
+    """A detector, a classifier, the limits of a picture and the smallest face. Safe to use from several threads."""
 
     detector: Detector
     classifier: Classifier
     limits: DecodeLimits = field(default_factory=DecodeLimits)
+    min_face_size_px: int = DetectionSettings.min_face_size_px
 
     def analyze(self, images: Sequence[bytes], *, min_face_size_px: int | None = None) -> list[Analysis | HandlerError]:
         """Analyse pictures; `len(results) == len(images)`, in order.
 
-        images: bytes of image files (see `handlers.decode`). min_face_size_px: 20 unless given.
+        images: bytes of image files (see `handlers.decode`). min_face_size_px: the pipeline's own unless given.
         A picture that cannot be read has its HandlerError as its result, and its neighbours are not touched.
         Raises InvalidRequestError only for `min_face_size_px` itself.
         """
+        smallest = check_min_face_size(min_face_size_px, self.min_face_size_px)
         classifier = self.classifier
-        pictures = detect_pictures(
-            self.detector, images, classifier.face_crop, classifier.input, self.limits, min_face_size_px
-        )
+        requests = [DetectRequest(image, smallest, classifier.face_crop, classifier.input) for image in images]
+        pictures = detect_pictures(self.detector, requests, self.limits)
         crops = [crop for picture in pictures if isinstance(picture, DetectedPicture) for crop in picture.face_crops]
         emotions = iter(classify(classifier, crops))
         return [
@@ -66,28 +72,34 @@ def load_pipeline(
     *,
     threads: int = 1,
     tta: Tta = "none",
+    precision: ClassifierPrecision = "auto",
     limits: DecodeLimits | None = None,
+    detection: DetectionSettings | None = None,
 ) -> Pipeline:
     """Load detector and classifier from the BentoML store.
 
     model: `default`, the name or `name:version` of a registered emotion model, or `fake`. engine: see
-    `handlers.engines.choose_engine`. threads: compute threads of one call.
+    `handlers.engines.choose_engine`. threads: compute threads of one call. precision: see `load_classifier`.
     Raises ModelUnavailableError or EngineUnavailableError.
     """
+    detection = detection or DetectionSettings()
     return Pipeline(
-        load_detector(FAKE if model == FAKE else DEFAULT, engine, threads=threads),
-        load_classifier(model, engine, threads=threads, tta=tta),
+        load_detector(FAKE if model == FAKE else DEFAULT, engine, threads=threads, settings=detection),
+        load_classifier(model, engine, threads=threads, tta=tta, precision=precision),
         limits or DecodeLimits(),
+        detection.min_face_size_px,
     )
 
 
-def load_detector(model: str = DEFAULT, engine: str = "auto", *, threads: int = 1) -> Detector:
+def load_detector(
+    model: str = DEFAULT, engine: str = "auto", *, threads: int = 1, settings: DetectionSettings | None = None
+) -> Detector:
     """Load a face detector; the arguments are those of `load_pipeline`, and so are the errors."""
     if model == FAKE:
         from handlers.fakes import FakeDetector
 
         return FakeDetector()
-    from handlers.detection.mtcnn import MtcnnDetector
+    from handlers.detection.mtcnn import MtcnnDetector, load_networks
 
     chosen = choose_engine(engine, threads=threads)
     servable = _open_registered(model, "face-detection")
@@ -96,19 +108,34 @@ def load_detector(model: str = DEFAULT, engine: str = "auto", *, threads: int = 
     if chosen.name == "torch":
         from handlers.detection.reference import ReferenceDetector
 
-        return ReferenceDetector(servable)
-    return MtcnnDetector(chosen.load(servable))
+        return ReferenceDetector(servable, settings=settings)
+    return MtcnnDetector(load_networks(chosen, servable), settings)
 
 
-def load_classifier(model: str = DEFAULT, engine: str = "auto", *, threads: int = 1, tta: Tta = "none") -> Classifier:
-    """Load an emotion classifier; the arguments are those of `load_pipeline`, and so are the errors."""
+def load_classifier(
+    model: str = DEFAULT,
+    engine: str = "auto",
+    *,
+    threads: int = 1,
+    tta: Tta = "none",
+    precision: ClassifierPrecision = "auto",
+) -> Classifier:
+    """Load an emotion classifier; the other arguments are those of `load_pipeline`, and so are the errors.
+
+    precision: `int8` runs the quantised network that some models carry, which is faster and, by its card, about as
+    accurate; `auto` does so where the model has one and the engine runs it.
+    """
     if model == FAKE:
         from handlers.fakes import FakeClassifier
 
         return FakeClassifier()
     chosen = choose_engine(engine, threads=threads)
     servable, manifest = _open_emotion_model(model)
-    return EmotionClassifier(manifest, chosen.load(servable)["classifier"], tta)
+    if precision == "auto":
+        precision = "int8" if manifest.int8 is not None and chosen.name != "torch" else "fp32"
+        logger.info("%s: precision auto: chose %s", manifest.tag, precision)
+    shape = InputShape((manifest.input.channels, manifest.input.size_px, manifest.input.size_px))
+    return EmotionClassifier(manifest, chosen.load(servable, "classifier", shape, precision), tta)
 
 
 def describe_classifier(model: str = DEFAULT) -> ClassifierSpec:
@@ -134,40 +161,77 @@ def _open_registered(model: str, task: registry.Task) -> ServableModel:
         raise ModelUnavailableError(str(error)) from error
 
 
+@dataclass(frozen=True)
+class DetectRequest:
+    """One picture for `detect_pictures`: its bytes, the smallest face wanted, and what the crops should be."""
+
+    image: bytes
+    min_face_size_px: int
+    face_crop: FaceCropSpec
+    input: InputSpec
+
+
 def detect_pictures(
-    detector: Detector,
-    images: Sequence[bytes],
-    face_crop: FaceCropSpec,
-    input_spec: InputSpec,
-    limits: DecodeLimits,
-    min_face_size_px: int | None = None,
+    detector: Detector, requests: Sequence[DetectRequest], limits: DecodeLimits
 ) -> list[DetectedPicture | HandlerError]:
-    """First stage: decode, detect, cut the faces out. One value or error an input, in order.
+    """First stage: decode, detect, cut the faces out. One value or error a request, in order.
 
-    Raises InvalidRequestError only for `min_face_size_px` itself.
+    Pictures are searched together, as many at once as have 4 million pixels.
     """
-    smallest = check_min_face_size(min_face_size_px)
-    return [_detect_picture(detector, image, face_crop, input_spec, limits, smallest) for image in images]
+    results: dict[int, DetectedPicture | HandlerError] = {}
+    waiting: dict[int, NDArray[np.uint8]] = {}
+    n_pixels = 0
+    for index, request in enumerate(requests):
+        rgb_u8 = _decode(request, limits)
+        if isinstance(rgb_u8, HandlerError):
+            results[index] = rgb_u8
+            continue
+        if waiting and n_pixels + rgb_u8[..., 0].size > _PIXELS_AT_ONCE:
+            results |= _detect_together(detector, waiting, requests)
+            waiting, n_pixels = {}, 0
+        waiting[index] = rgb_u8
+        n_pixels += rgb_u8[..., 0].size
+    results |= _detect_together(detector, waiting, requests)
+    return [results[index] for index in range(len(requests))]
 
 
-def _detect_picture(
-    detector: Detector,
-    image: bytes,
-    face_crop: FaceCropSpec,
-    input_spec: InputSpec,
-    limits: DecodeLimits,
-    min_face_size_px: int,
-) -> DetectedPicture | HandlerError:
+def _decode(request: DetectRequest, limits: DecodeLimits) -> NDArray[np.uint8] | HandlerError:
     try:
-        rgb_u8 = decode_image(image, limits)
-        detections = tuple(detector.detect(rgb_u8, min_face_size_px))
-        crops = tuple(resize_crop(cut_face(rgb_u8, found.box_px, face_crop), input_spec) for found in detections)
-        return DetectedPicture(rgb_u8.shape[1], rgb_u8.shape[0], detections, crops)
+        check_min_face_size(request.min_face_size_px)
+        return decode_image(request.image, limits)
     except HandlerError as error:
         return error
     except Exception:
-        logger.exception("detection failed on one picture of %d bytes", len(image))
-        return InternalError("detection failed on this picture")
+        logger.exception("decoding failed on a picture of %d bytes", len(request.image))
+        return InternalError("decoding failed on this picture")
+
+
+def _detect_together(
+    detector: Detector, pictures: dict[int, NDArray[np.uint8]], requests: Sequence[DetectRequest]
+) -> dict[int, DetectedPicture | HandlerError]:
+    """The results of some requests, by index.
+
+    A failure on all of them is narrowed down by trying each alone, so that only the guilty one has an error.
+    """
+    if not pictures:
+        return {}
+    try:
+        found = detector.detect_batch([*pictures.values()], [requests[index].min_face_size_px for index in pictures])
+        return {
+            index: _cut_faces(rgb_u8, faces, requests[index])
+            for (index, rgb_u8), faces in zip(pictures.items(), found, strict=True)
+        }
+    except Exception:
+        logger.exception("detection failed on %d pictures", len(pictures))
+        if len(pictures) == 1:
+            return {index: InternalError("detection failed on this picture") for index in pictures}
+    alone = [_detect_together(detector, {index: rgb_u8}, requests) for index, rgb_u8 in pictures.items()]
+    return {index: result for results in alone for index, result in results.items()}
+
+
+def _cut_faces(rgb_u8: NDArray[np.uint8], faces: Sequence[Detection], request: DetectRequest) -> DetectedPicture:
+    crops = tuple(resize_crop(cut_face(rgb_u8, face.box_px, request.face_crop), request.input) for face in faces)
+    return DetectedPicture(rgb_u8.shape[1], rgb_u8.shape[0], tuple(faces), crops)
 
 
 def classify(classifier: Classifier, crops_u8: Sequence[NDArray[np.uint8]]) -> list[Emotion | HandlerError]:

@@ -14,11 +14,11 @@ from bentoml.exceptions import BentoMLException, ServiceUnavailable
 
 from handlers.classifier import ClassifierSpec
 from handlers.errors import HandlerError, InternalError, ModelUnavailableError
-from handlers.pipeline import assemble, describe_classifier
+from handlers.pipeline import DetectRequest, assemble, describe_classifier
 from handlers.results import Analysis, DetectedPicture
 from service import metrics
 from service.problems import DeadlineError, UnavailableError
-from service.runners import ClassifyRequest, DetectRequest
+from service.runners import ClassifyRequest
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Analyzer:
 
     def __init__(self, settings: Settings, detect: RunnerCall, classify: RunnerCall) -> None:
         self._timeout_s = settings.timeout_s
+        self._min_face_size_px = settings.min_face_size_px
         self._detect, self._classify = detect, classify
         self._served: dict[str, ClassifierSpec] = {}
         for name in settings.models:
@@ -73,10 +74,11 @@ class Analyzer:
     async def _analyze(
         self, images: Sequence[bytes], options: Options, spec: ClassifierSpec
     ) -> list[Analysis | HandlerError]:
+        smallest = self._min_face_size_px if options.min_face_size_px is None else options.min_face_size_px
         pictures: list[DetectedPicture | HandlerError] = await call_runner(
             "detect",
             self._detect,
-            [DetectRequest(image, spec.face_crop, spec.input, options.min_face_size_px) for image in images],
+            [DetectRequest(image, smallest, spec.face_crop, spec.input) for image in images],
         )
         crops = [
             ClassifyRequest(crop, spec.tag)

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.routing import Match
 
-from handlers.detection import SMALLEST_MIN_FACE_SIZE_PX
+from handlers.detection.settings import SMALLEST_MIN_FACE_SIZE_PX
 from handlers.errors import HandlerError, InvalidRequestError
 from handlers.results import Analysis
 from service.analyzer import Analyzer, Options

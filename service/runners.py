@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from handlers.classifier import Classifier
 from handlers.errors import HandlerError, InternalError
 from handlers.pipeline import classify, detect_pictures, load_classifier, load_detector
-from handlers.results import DetectedPicture, Emotion
-from model_store.manifest import FaceCropSpec, InputSpec
+from handlers.results import Emotion
 from service.logs import configure_logs
 from service.settings import get_settings
 
@@ -39,16 +38,6 @@ _RUNNER = {
     "runner_connection": RUNNER_CONNECTION,
     "logging": {"access": {"enabled": False}},
 }
-
-
-@dataclass(frozen=True)
-class DetectRequest:
-    """One picture, and how the emotion model wants its face crops."""
-
-    image: bytes
-    face_crop: FaceCropSpec
-    input: InputSpec
-    min_face_size_px: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,28 +65,17 @@ class DetectorRunner:
         settings = get_settings()
         configure_logs(settings.log_level)
         self._limits = settings.limits
-        self._detector = load_detector(settings.detector, settings.engine, threads=settings.threads)
+        self._detector = load_detector(
+            settings.detector, settings.engine, threads=settings.threads, settings=settings.detection
+        )
 
     @bentoml.api(
         batchable=True, max_batch_size=_settings.detector_batch_size, max_latency_ms=_settings.batch_latency_ms
     )
     def detect(self, items: list[bytes]) -> list[bytes]:
         """A pickled `DetectedPicture` or `HandlerError` for each pickled `DetectRequest`, in order."""
-        return [pickle.dumps(self._detect(pickle.loads(item))) for item in items]
-
-    def _detect(self, request: DetectRequest) -> DetectedPicture | HandlerError:
-        try:
-            (result,) = detect_pictures(
-                self._detector,
-                [request.image],
-                request.face_crop,
-                request.input,
-                self._limits,
-                request.min_face_size_px,
-            )
-        except HandlerError as error:
-            return error
-        return result
+        results = detect_pictures(self._detector, [pickle.loads(item) for item in items], self._limits)
+        return [pickle.dumps(result) for result in results]
 
 
 @bentoml.service(name="mien_emotion", workers=_settings.emotion_workers, **_RUNNER)
@@ -138,7 +116,9 @@ class EmotionRunner:
 
     def _load(self, model: str) -> Classifier:
         settings = self._settings
-        classifier = load_classifier(model, settings.engine, threads=settings.threads, tta=settings.tta)
+        classifier = load_classifier(
+            model, settings.engine, threads=settings.threads, tta=settings.tta, precision=settings.precision
+        )
         self._classifiers[classifier.tag] = classifier
         logger.info("loaded %s", classifier.tag)
         return classifier

@@ -39,7 +39,7 @@ class FaceBody(BaseModel):
 class AnalysisBody(BaseModel):
     """A picture's faces, the largest first; no face is an empty list."""
 
-    model: str = Field(examples=["fer2013-resnet:1.0.0"])
+    model: str = Field(examples=["fer2013-resnet:1.1.0"])
     width: int = Field(description="of the upright picture, in pixels")
     height: int = Field(description="of the upright picture, in pixels")
     faces: list[FaceBody]

@@ -10,9 +10,13 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from handlers.decode import DecodeLimits
+from handlers.detection.settings import SMALLEST_MIN_FACE_SIZE_PX, DetectionSettings
+from handlers.pipeline import ClassifierPrecision
 from model_store.manifest import Tta
 
 PREFIX = "MIEN_"
+Probability = Annotated[float, Field(gt=0, lt=1)]
+_DETECTION = DetectionSettings()
 
 
 class SettingsError(Exception):
@@ -39,8 +43,20 @@ class Settings(BaseSettings):
     detector: str = "default"
     """Face detector: a name of the store, `default` or `fake`."""
 
-    engine: Literal["auto", "onnxruntime", "torch"] = "auto"
-    """Inference engine of both runners: auto, onnxruntime or torch."""
+    engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
+    """Inference engine of both runners: auto, openvino, onnxruntime or torch."""
+
+    precision: ClassifierPrecision = "auto"
+    """Precision of the emotion models: fp32, int8, or auto, which is int8 where the model and the engine have it."""
+
+    min_face_size_px: Annotated[int, Field(ge=SMALLEST_MIN_FACE_SIZE_PX, le=10_000)] = _DETECTION.min_face_size_px
+    """Smallest face looked for unless the request says otherwise; larger is faster, see docs/detection.md."""
+
+    detection_thresholds: Annotated[tuple[Probability, Probability, Probability], NoDecode] = _DETECTION.thresholds
+    """Least face probability that P-Net, R-Net and O-Net let pass, three numbers with commas."""
+
+    detection_max_side_px: Annotated[int, Field(ge=64, le=65_535)] = _DETECTION.max_side_px
+    """Pictures with a longer side are searched as if they were shrunk to this."""
 
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     """Compute threads of one inference call in each runner process."""
@@ -81,6 +97,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written."""
 
+    @field_validator("detection_thresholds", mode="before")
+    @classmethod
+    def _split_thresholds(cls, thresholds: object) -> object:
+        return tuple(part.strip() for part in thresholds.split(",")) if isinstance(thresholds, str) else thresholds
+
     @field_validator("models", mode="before")
     @classmethod
     def _split_models(cls, models: object) -> object:
@@ -99,6 +120,15 @@ class Settings(BaseSettings):
                 f"{PREFIX}HOST: {self.host} is reached by other machines; set {PREFIX}ALLOW_PUBLIC=true to allow it"
             )
         return self
+
+    @property
+    def detection(self) -> DetectionSettings:
+        """How faces are looked for."""
+        return DetectionSettings(
+            min_face_size_px=self.min_face_size_px,
+            thresholds=self.detection_thresholds,
+            max_side_px=self.detection_max_side_px,
+        )
 
     @property
     def limits(self) -> DecodeLimits:

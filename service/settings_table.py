@@ -18,7 +18,7 @@ def settings_table() -> str:
     """The whole of docs/settings.md."""
     rows = []
     for name, field in Settings.model_fields.items():
-        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
         rows.append(f"| `{PREFIX}{name.upper()}` | `{default}` | {(field.description or '').replace(chr(10), ' ')} |\n")
     return HEADER + "".join(rows)
 

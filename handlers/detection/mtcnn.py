@@ -1,133 +1,148 @@
 """The MTCNN cascade (Zhang et al., 2016) on any engine's networks, with the results of `facenet_pytorch.MTCNN`.
 
-P-Net proposes boxes on every level of a pyramid, R-Net and O-Net refine and prune them, O-Net adds the landmarks.
+P-Net proposes boxes on every level of a pyramid, R-Net and O-Net refine and prune them, O-Net adds the landmarks. The
+last two run over the candidates of several pictures at once.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from handlers.detection import largest_first
-from handlers.detection.area_pooling import AreaPooling
-from handlers.detection.boxes import (
-    Boxes,
-    clip_to_pixels,
-    non_maximum_suppression,
-    regress,
-    to_squares,
-)
-from handlers.engines import Network
+from handlers.detection.area_pooling import AreaPooling, table_size
+from handlers.detection.boxes import Boxes, clip_to_pixels, regress, suppress, to_squares
+from handlers.detection.kernels import MAX_LEVEL_WIDTH_PX
+from handlers.detection.proposals import CELL_PX, ProposalNetworks, Proposals, load_proposal_networks
+from handlers.detection.settings import DetectionSettings
+from handlers.engines import Engine, InputShape, Network
 from handlers.results import Detection
+from model_store.servable import ServableModel
 
-_PNET_CELL_PX, _PNET_STRIDE_PX = 12, 2
-_REFINE_BATCH = 512
+RgbPicture = NDArray[np.uint8]
+
+_RNET_PX, _ONET_PX = 24, 48
+_REFINE_BATCH = 256
+_KEPT_TABLE_NUMBERS = 6_500_000  # a table of 1920×1080, 26 MB; larger ones are not kept for the next picture
 
 
 @dataclass(frozen=True)
-class MtcnnSettings:
-    """Thresholds of the three stages on the face probability, and the ratio between pyramid levels.
+class MtcnnNetworks:
+    """The cascade's networks: P-Net in its parts, R-Net and O-Net whole."""
 
-    max_level_side_px bounds the longer side of the largest pyramid level, and so time and memory: on a picture with a
-    side over max_level_side_px · min_face_size / 12 the smallest face looked for grows with it (at 20 px: from 2,560 px
-    on). Up to there the results are the reference's.
-    """
+    proposal: ProposalNetworks
+    rnet: Network
+    onet: Network
 
-    thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
-    pyramid_factor: float = 0.709
-    max_level_side_px: int = 1536
+
+def load_networks(engine: Engine, model: ServableModel) -> MtcnnNetworks:
+    """The networks of a registered MTCNN. Raises ModelUnavailableError."""
+    return MtcnnNetworks(
+        load_proposal_networks(engine, model),
+        engine.load(model, "rnet", InputShape((3, _RNET_PX, _RNET_PX))),
+        engine.load(model, "onet", InputShape((3, _ONET_PX, _ONET_PX))),
+    )
 
 
 class MtcnnDetector:
-    """A detector of the three networks `pnet`, `rnet` and `onet`. Keeps no state between calls."""
+    """The cascade. Keeps nothing between calls but buffers, one set a thread.
 
-    def __init__(self, networks: dict[str, Network], settings: MtcnnSettings | None = None) -> None:
-        self._pnet, self._rnet, self._onet = networks["pnet"], networks["rnet"], networks["onet"]
-        self._settings = settings or MtcnnSettings()
+    settings: its smallest face is not used here but by who calls.
+    """
 
-    def detect(self, rgb_u8: NDArray[np.uint8], min_face_size_px: int) -> list[Detection]:
+    def __init__(self, networks: MtcnnNetworks, settings: DetectionSettings | None = None) -> None:
+        self._proposals = Proposals(networks.proposal)
+        self._networks = networks
+        self._settings = settings or DetectionSettings()
+        self._own = threading.local()
+
+    def detect(self, rgb_u8: RgbPicture, min_face_size_px: int) -> list[Detection]:
         """Faces of at least about `min_face_size_px` in a picture, uint8 (H, W, 3) RGB, the largest first."""
-        height, width, _ = rgb_u8.shape
-        scales = pyramid_scales(height, width, min_face_size_px, self._settings)
-        if not scales:
-            return []
-        pooling = AreaPooling(rgb_u8)
-        boxes = self._propose(pooling, scales)
+        return self.detect_batch([rgb_u8], [min_face_size_px])[0]
+
+    def detect_batch(self, pictures: Sequence[RgbPicture], min_face_sizes_px: Sequence[int]) -> list[list[Detection]]:
+        """Faces of each picture, in order; see `Detector.detect_batch`. Takes 12 bytes a pixel of all pictures."""
+        poolings = self._pool(pictures)
+        candidates = []
+        for pooling, min_face_size_px in zip(poolings, min_face_sizes_px, strict=True):
+            scales = pyramid_scales(pooling.height, pooling.width, min_face_size_px, self._settings)
+            found = np.empty((0, 4), np.float32)
+            if scales:
+                found = self._proposals(pooling, scales, self._settings.thresholds[0])
+            candidates.append(_squares_with_pixels(found, pooling))
+        picture_of = np.repeat(np.arange(len(pictures)), [len(found) for found in candidates])
+        boxes = np.concatenate([np.empty((0, 4), np.float32), *candidates])
         if len(boxes):  # an engine need not take an empty batch
-            boxes = self._refine(pooling, boxes)
-        return self._describe(pooling, boxes) if len(boxes) else []
+            boxes, picture_of = self._refine(poolings, boxes, picture_of)
+        if not len(boxes):
+            return [[] for _ in pictures]
+        return self._describe(poolings, boxes, picture_of)
 
-    def _propose(self, pooling: AreaPooling, scales: list[float]) -> Boxes:
-        """P-Net over the pyramid → candidate squares (N, 4)."""
-        boxes: list[Boxes] = []
-        scores: list[NDArray[np.float32]] = []
-        offsets: list[NDArray[np.float32]] = []
-        for scale in scales:
-            level = pooling.resize(int(pooling.height * scale + 1), int(pooling.width * scale + 1))
-            regression, probability = self._pnet(_centred(level)[np.newaxis])
-            found = boxes_of_cells(regression[0], probability[0, 1], scale, self._settings.thresholds[0])
-            keep = non_maximum_suppression(found[0], found[1], 0.5, "union")
-            for parts, part in zip((boxes, scores, offsets), found, strict=True):
-                parts.append(part[keep])
-        all_boxes = np.concatenate(boxes)
-        keep = non_maximum_suppression(all_boxes, np.concatenate(scores), 0.7, "union")
-        return _squares_with_pixels(regress(all_boxes[keep], np.concatenate(offsets)[keep], edge=0.0), pooling)
+    def _pool(self, pictures: Sequence[RgbPicture]) -> list[AreaPooling]:
+        """The pictures' tables, in this thread's buffer if they fit."""
+        sizes = [table_size(picture.shape[0], picture.shape[1]) for picture in pictures]
+        if sum(sizes) > _KEPT_TABLE_NUMBERS:
+            return [AreaPooling(picture) for picture in pictures]
+        buffer: NDArray[np.uint32] | None = getattr(self._own, "tables", None)
+        if buffer is None or len(buffer) < sum(sizes):
+            buffer = self._own.tables = np.empty(sum(sizes), np.uint32)
+        starts = np.cumsum([0, *sizes])
+        return [AreaPooling(picture, buffer[start:]) for picture, start in zip(pictures, starts, strict=False)]
 
-    def _refine(self, pooling: AreaPooling, boxes: Boxes) -> Boxes:
-        """R-Net on the candidates → fewer and better squares (N, 4)."""
-        offsets, probabilities = _run_on_crops(self._rnet, pooling, boxes, 24)
+    def _refine(
+        self, poolings: list[AreaPooling], boxes: Boxes, picture_of: NDArray[np.int64]
+    ) -> tuple[Boxes, NDArray[np.int64]]:
+        """R-Net on the candidates → fewer and better squares (N, 4) and the picture of each."""
+        offsets, probabilities = _run_on_crops(self._networks.rnet, poolings, boxes, picture_of, _RNET_PX)
         passed = probabilities[:, 1] > self._settings.thresholds[1]
         boxes, scores, offsets = boxes[passed], probabilities[passed, 1], offsets[passed]
-        keep = non_maximum_suppression(boxes, scores, 0.7, "union")
-        return _squares_with_pixels(regress(boxes[keep], offsets[keep], edge=1.0), pooling)
+        picture_of = picture_of[passed]
+        keep = suppress(boxes, scores, picture_of, 0.7, "union")
+        boxes, picture_of = regress(boxes[keep], offsets[keep], edge=1.0), picture_of[keep]
+        squares = [_squares_with_pixels(boxes[picture_of == index], pooling) for index, pooling in enumerate(poolings)]
+        return np.concatenate(squares), np.repeat(np.arange(len(poolings)), [len(found) for found in squares])
 
-    def _describe(self, pooling: AreaPooling, boxes: Boxes) -> list[Detection]:
-        """O-Net on the survivors → faces with landmarks."""
-        offsets, points, probabilities = _run_on_crops(self._onet, pooling, boxes, 48)
+    def _describe(
+        self, poolings: list[AreaPooling], boxes: Boxes, picture_of: NDArray[np.int64]
+    ) -> list[list[Detection]]:
+        """O-Net on the survivors → the faces of each picture, with landmarks."""
+        faces: list[list[Detection]] = [[] for _ in poolings]
+        offsets, points, probabilities = _run_on_crops(self._networks.onet, poolings, boxes, picture_of, _ONET_PX)
         passed = probabilities[:, 1] > self._settings.thresholds[2]
-        boxes, scores = boxes[passed], probabilities[passed, 1]
+        boxes, scores, picture_of = boxes[passed], probabilities[passed, 1], picture_of[passed]
         sides = boxes[:, 2:] - boxes[:, :2] + 1
         landmarks = points[passed].reshape(-1, 2, 5).transpose(0, 2, 1) * sides[:, None] + boxes[:, None, :2] - 1
         boxes = regress(boxes, offsets[passed], edge=1.0)
-        keep = non_maximum_suppression(boxes, scores, 0.7, "smaller")
-        return largest_first(
-            [
+        for index in suppress(boxes, scores, picture_of, 0.7, "smaller"):
+            left, top, right, bottom = (float(side) for side in boxes[index])
+            faces[picture_of[index]].append(
                 Detection(
-                    box_px=(float(box[0]), float(box[1]), float(box[2]), float(box[3])),
-                    confidence=float(score),
-                    landmarks_px=tuple((float(x), float(y)) for x, y in face_points),
+                    box_px=(left, top, right, bottom),
+                    confidence=float(scores[index]),
+                    landmarks_px=tuple((float(x), float(y)) for x, y in landmarks[index]),
                 )
-                for box, score, face_points in zip(boxes[keep], scores[keep], landmarks[keep], strict=True)
-            ]
-        )
+            )
+        return [largest_first(found) for found in faces]
 
 
-def pyramid_scales(height: int, width: int, min_face_size_px: int, settings: MtcnnSettings) -> list[float]:
+def pyramid_scales(height: int, width: int, min_face_size_px: int, settings: DetectionSettings) -> list[float]:
     """Scales at which P-Net's 12-px cell covers faces from the smallest wanted to the whole picture."""
-    scale = min(_PNET_CELL_PX / min_face_size_px, settings.max_level_side_px / max(height, width))
+    longer = max(height, width)
+    scale = CELL_PX / min_face_size_px
+    if longer > settings.max_side_px:
+        scale *= settings.max_side_px / longer
+    scale = min(scale, (MAX_LEVEL_WIDTH_PX - 1) / longer)
     shorter = min(height, width) * scale
     scales = []
-    while shorter >= _PNET_CELL_PX:
+    while shorter >= CELL_PX:
         scales.append(scale)
         scale *= settings.pyramid_factor
         shorter *= settings.pyramid_factor
     return scales
-
-
-def boxes_of_cells(
-    regression: NDArray[np.float32], probability: NDArray[np.float32], scale: float, threshold: float
-) -> tuple[Boxes, NDArray[np.float32], NDArray[np.float32]]:
-    """P-Net's cells that may be a face, as boxes in picture pixels.
-
-    regression: (4, h, w). probability: (h, w). Returns boxes (N, 4), scores (N,), offsets (N, 4), row by row.
-    """
-    rows, columns = np.nonzero(probability >= np.float32(threshold))
-    corners = np.stack([columns, rows], 1).astype(np.float32) * _PNET_STRIDE_PX
-    boxes = np.concatenate([corners + 1, corners + _PNET_CELL_PX], 1)
-    boxes = np.floor(boxes / np.float32(scale))
-    return boxes, probability[rows, columns], regression[:, rows, columns].T
 
 
 def _squares_with_pixels(boxes: Boxes, pooling: AreaPooling) -> Boxes:
@@ -139,17 +154,16 @@ def _squares_with_pixels(boxes: Boxes, pooling: AreaPooling) -> Boxes:
 
 
 def _run_on_crops(
-    network: Network, pooling: AreaPooling, boxes: Boxes, size_px: int
+    network: Network, poolings: list[AreaPooling], boxes: Boxes, picture_of: NDArray[np.int64], size_px: int
 ) -> tuple[NDArray[np.float32], ...]:
     """Run a network on the crops of at least one box; the outputs have a row a box."""
-    corners = clip_to_pixels(boxes, pooling.width, pooling.height)
-    batches = [
-        network(_centred(pooling.crops(corners[start : start + _REFINE_BATCH], size_px)))
-        for start in range(0, len(corners), _REFINE_BATCH)
-    ]
-    return tuple(np.concatenate(outputs) for outputs in zip(*batches, strict=True))
-
-
-def _centred(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """0..255 → about -1..1, as the networks were trained."""
-    return (values - np.float32(127.5)) * np.float32(0.0078125)
+    parts = []
+    for start in range(0, len(boxes), _REFINE_BATCH):
+        part = slice(start, start + _REFINE_BATCH)
+        crops = np.empty((len(boxes[part]), 3, size_px, size_px), np.float32)
+        for index in np.unique(picture_of[part]):
+            mine, pooling = np.flatnonzero(picture_of[part] == index), poolings[index]
+            corners = clip_to_pixels(boxes[part][mine], pooling.width, pooling.height)
+            pooling.crops_into(corners, crops[mine[0] : mine[-1] + 1])  # one picture's boxes are neighbours
+        parts.append(network(crops))
+    return tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))

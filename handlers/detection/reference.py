@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers.detection.mtcnn import MtcnnSettings, pyramid_scales
+from handlers.detection.mtcnn import pyramid_scales
+from handlers.detection.settings import DetectionSettings
 from handlers.results import Detection
 from model_store.networks import load_networks
 from model_store.servable import ServableModel
@@ -16,10 +18,10 @@ from model_store.servable import ServableModel
 class ReferenceDetector:
     """`facenet_pytorch.MTCNN(keep_all=True)` behind the `Detector` protocol."""
 
-    def __init__(self, model: ServableModel, device: str = "cpu", settings: MtcnnSettings | None = None) -> None:
+    def __init__(self, model: ServableModel, device: str = "cpu", settings: DetectionSettings | None = None) -> None:
         from facenet_pytorch import MTCNN
 
-        self._settings = settings or MtcnnSettings()
+        self._settings = settings or DetectionSettings()
         self._mtcnn = MTCNN(
             keep_all=True,
             thresholds=list(self._settings.thresholds),
@@ -49,3 +51,9 @@ class ReferenceDetector:
             )
             for box, confidence, face_points in zip(boxes, confidences, points, strict=True)
         ]
+
+    def detect_batch(
+        self, pictures: Sequence[NDArray[np.uint8]], min_face_sizes_px: Sequence[int]
+    ) -> list[list[Detection]]:
+        """One picture after the other."""
+        return [self.detect(rgb_u8, size) for rgb_u8, size in zip(pictures, min_face_sizes_px, strict=True)]

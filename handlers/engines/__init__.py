@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import util
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +17,26 @@ from model_store.servable import ServableModel
 
 logger = logging.getLogger(__name__)
 
+Precision = Literal["fp32", "bf16", "int8"]
+
+
+@dataclass(frozen=True)
+class InputShape:
+    """What a network will be asked, so that an engine can prepare for it once, when it loads.
+
+    item: (C, H, W) of one input. batches: the batch sizes to prepare; other sizes are put together from them, so 1
+    must be among them.
+    """
+
+    item: tuple[int, int, int]
+    batches: tuple[int, ...] = (1, 4, 16)
+
 
 class Network(Protocol):
     """One network, safe to call from several threads."""
 
     def __call__(self, inputs: NDArray[np.float32], /) -> tuple[NDArray[np.float32], ...]:
-        """float32 (N, C, H, W) → the network's outputs in order, each with N rows."""
+        """float32 (N, C, H, W), N at least 1 → the network's outputs in order, each with N rows."""
         ...
 
 
@@ -29,9 +45,19 @@ class Engine(Protocol):
 
     name: str
 
-    def load(self, model: ServableModel) -> dict[str, Network]:
-        """The model's networks by name. Raises ModelUnavailableError when they cannot be loaded."""
+    def load(self, model: ServableModel, network: str, shape: InputShape, precision: Precision = "fp32") -> Network:
+        """One network of a model.
+
+        precision: `bf16` may compute in bfloat16 where the processor has it, and is fp32 elsewhere; `int8` runs the
+        quantised network that the model carries. Raises ModelUnavailableError when it cannot be loaded.
+        """
         ...
+
+
+def _openvino(threads: int) -> Engine:
+    from handlers.engines.openvino_engine import OpenVinoEngine
+
+    return OpenVinoEngine(threads)
 
 
 def _onnxruntime(threads: int) -> Engine:
@@ -47,16 +73,19 @@ def _torch(threads: int) -> Engine:
 
 
 _ENGINES: dict[str, tuple[str, Callable[[int], Engine]]] = {
+    "openvino": ("openvino", _openvino),
     "onnxruntime": ("onnxruntime", _onnxruntime),
     "torch": ("torch", _torch),
 }
 ENGINE_NAMES = ("auto", *_ENGINES)
+_X86 = ("x86_64", "AMD64")
 
 
 def choose_engine(name: str = "auto", *, threads: int = 1) -> Engine:
     """The engine called `name`; `auto` is the first of the table that is installed, and the log says which.
 
-    threads: compute threads of one call. One is right for a process among several that share the cores.
+    `auto` takes openvino on x86 processors only, which it is made for. threads: compute threads of one call. One is
+    right for a process among several that share the cores.
     Raises EngineUnavailableError for an unknown name, a package that is not installed, or less than one thread.
     """
     if threads < 1:
@@ -65,6 +94,8 @@ def choose_engine(name: str = "auto", *, threads: int = 1) -> Engine:
         raise EngineUnavailableError(f"engine {name!r} is none of {', '.join(ENGINE_NAMES)}")
     for candidate in _ENGINES if name == "auto" else (name,):
         package, build = _ENGINES[candidate]
+        if name == "auto" and candidate == "openvino" and platform.machine() not in _X86:
+            continue
         if util.find_spec(package) is not None:
             if name == "auto":
                 logger.info("engine auto: chose %s", candidate)

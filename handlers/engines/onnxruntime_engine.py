@@ -6,13 +6,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from handlers.engines import Network
+from handlers.engines import InputShape, Network, Precision
+from handlers.engines.onnx_file import onnx_file
 from handlers.errors import ModelUnavailableError
 from model_store.servable import ServableModel
 
 
 class OnnxRuntimeEngine:
-    """Runs the ONNX files that registration built."""
+    """Runs the ONNX files of a registered model, at any batch size; computes in float32 where bf16 is allowed."""
 
     name = "onnxruntime"
 
@@ -23,20 +24,16 @@ class OnnxRuntimeEngine:
         self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._options.log_severity_level = 3
 
-    def load(self, model: ServableModel) -> dict[str, Network]:
-        """One session a network. Raises ModelUnavailableError when a file is not a usable ONNX model."""
-        return {name: self._network(model, name) for name in model.serving.parity}
-
-    def _network(self, model: ServableModel, name: str) -> Network:
+    def load(self, model: ServableModel, network: str, shape: InputShape, precision: Precision = "fp32") -> Network:
+        """A session on the network's file; see `Engine.load`."""
+        path = onnx_file(model, network, precision)
         try:
-            session = onnxruntime.InferenceSession(
-                str(model.onnx(name)), self._options, providers=["CPUExecutionProvider"]
-            )
+            session = onnxruntime.InferenceSession(str(path), self._options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exception types share no base but Exception
-            raise ModelUnavailableError(f"{model.manifest.tag}: {name}.onnx cannot be loaded ({error})") from error
+            raise ModelUnavailableError(f"{model.manifest.tag}: {path.name} cannot be loaded ({error})") from error
         input_name = session.get_inputs()[0].name
 
         def run(inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-            return tuple(session.run(None, {input_name: inputs}))
+            return tuple(session.run(None, {input_name: np.ascontiguousarray(inputs)}))
 
         return run

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers.engines import Network
+from handlers.engines import InputShape, Network, Precision
 from handlers.errors import ModelUnavailableError
 from model_store.errors import ModelStoreError
 from model_store.servable import ServableModel
@@ -27,15 +27,22 @@ class TorchEngine:
         torch.set_num_threads(threads)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    def load(self, model: ServableModel) -> dict[str, Network]:
-        """The networks in evaluation mode. Raises ModelUnavailableError when weights and architecture disagree."""
-        from model_store.networks import load_networks
+    def load(self, model: ServableModel, network: str, shape: InputShape, precision: Precision = "fp32") -> Network:
+        """The network in evaluation mode, always in float32.
 
+        Raises ModelUnavailableError when weights and architecture disagree, and for int8, which torch does not run.
+        """
+        from model_store.networks import served_networks
+
+        if precision == "int8":
+            raise ModelUnavailableError("the torch engine runs no int8 networks: choose openvino or onnxruntime")
         try:
-            networks = load_networks(model.bundle)
+            networks = served_networks(model.bundle)
         except ModelStoreError as error:
             raise ModelUnavailableError(str(error)) from error
-        return {name: self.wrap(network) for name, network in networks.items()}
+        if network not in networks:
+            raise ModelUnavailableError(f"{model.manifest.tag} has no network {network!r}")
+        return self.wrap(networks[network].network)
 
     def wrap(self, network: nn.Module) -> Network:
         """A torch module as a function on arrays; the module is moved to the engine's device."""

@@ -6,6 +6,7 @@ torch is imported only when a network is built: nothing that serves through onnx
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from model_store.bundle import Bundle
@@ -89,3 +90,28 @@ def load_networks(bundle: Bundle) -> dict[str, nn.Module]:
             raise WeightsMismatchError(f"{bundle.manifest.tag}: {error}") from None
         network.eval()
     return networks
+
+
+@dataclass(frozen=True)
+class ServedNetwork:
+    """What registration exports. `stem` is the part before it that serving computes itself, or nothing."""
+
+    network: nn.Module
+    stem: nn.Module | None = None
+
+
+def served_networks(bundle: Bundle) -> dict[str, ServedNetwork]:
+    """`classifier`; or the cascade's `rnet`, `onet`, and P-Net from its second convolution on, twice: see `pnet_tail`.
+
+    Raises WeightsMismatchError, see `load_networks`.
+    """
+    networks = load_networks(bundle)
+    served = {name: ServedNetwork(network) for name, network in networks.items() if name != "pnet"}
+    if "pnet" in networks:
+        from model_store.networks.pnet_tail import PNetScreen, PNetTail, stem_of
+
+        pnet = networks["pnet"]
+        stem = stem_of(pnet).eval()
+        served["pnet_tail"] = ServedNetwork(PNetTail(pnet).eval(), stem)
+        served["pnet_screen"] = ServedNetwork(PNetScreen(pnet).eval(), stem)
+    return served
