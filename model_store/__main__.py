@@ -68,6 +68,9 @@ def _register(options: argparse.Namespace) -> None:
             model = registry.register(_bundle(name, options.bundles, Path(work)))
         parity = ", ".join(f"{key} {value.max_abs_difference:.1e}" for key, value in model.serving.parity.items())
         print(f"registered {model.manifest.tag}  (largest difference from torch: {parity})")
+        if model.serving.int8:
+            difference = model.serving.int8.max_probability_difference
+            print(f"  int8: probabilities within {difference:.3f} of fp32's on {model.serving.int8.n_real} real inputs")
 
 
 def _bundle(name: str, root: Path, work: Path) -> Bundle:

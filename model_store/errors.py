@@ -10,6 +10,7 @@ ModelStoreError
 │   ├── DigestMismatchError
 │   └── BundleExistsError   publishing over a version that stands
 ├── UnsafeWeightsError      weights that are not safetensors (a pickle, say)
+├── NetworkNotFoundError    the model has no such network at that precision
 ├── WeightsMismatchError    the tensors do not fit the architecture that the manifest names
 ├── LabelMismatchError      the labels do not fit the classifier's outputs
 ├── ParityError             an exported network does not compute what the weights compute
@@ -55,6 +56,10 @@ class BundleExistsError(BundleError):
 
 class UnsafeWeightsError(ModelStoreError):
     """Weights that are not a safetensors file: loading them could run code."""
+
+
+class NetworkNotFoundError(ModelStoreError):
+    """A registered model has no network of that name at that precision."""
 
 
 class WeightsMismatchError(ModelStoreError):

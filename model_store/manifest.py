@@ -20,7 +20,11 @@ from model_store.errors import LabelMismatchError, ManifestError
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "model.safetensors"
+INT8_NAME = "model.int8.onnx"
 CARD_NAME = "MODEL_CARD.md"
+
+MAX_INT8_ACCURACY_LOSS = 0.003
+"""The accuracy gate: how much less than the fp32 network the int8 network may score on the same faces."""
 
 Tta = Literal["none", "flip"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -122,6 +126,30 @@ class TrainingRecord(Record):
     note: str
 
 
+class CalibrationRecord(Record):
+    """The training faces that the ranges of the int8 activations were read off, and how.
+
+    `data_sha256` is the digest of these `n` faces alone, drawn from `split`.
+    """
+
+    split: str
+    n: Annotated[int, Field(gt=0)]
+    data_sha256: Sha256
+    method: str
+
+
+class Int8Record(Record):
+    """The quantised network in `model.int8.onnx`: made by which command and quantiser, calibrated on what, its scores.
+
+    The network takes and gives what the fp32 network does (float32 in, logits out), and has the same temperature.
+    """
+
+    command: str
+    quantiser: str
+    calibration: CalibrationRecord
+    evaluations: Annotated[tuple[Evaluation, ...], Field(min_length=1)]
+
+
 class BaseManifest(Record):
     """What every model has, whatever its task."""
 
@@ -156,7 +184,7 @@ class DetectionManifest(BaseManifest):
 
 
 class EmotionManifest(BaseManifest):
-    """An emotion classifier."""
+    """An emotion classifier. `int8` is null in a bundle that carries no quantised network."""
 
     task: Literal["emotion-classification"]
     labels: tuple[Annotated[str, Field(min_length=1)], ...]
@@ -165,6 +193,7 @@ class EmotionManifest(BaseManifest):
     temperature: Annotated[float, Field(gt=0)]
     evaluations: tuple[Evaluation, ...]
     training: TrainingRecord
+    int8: Int8Record | None = None
 
     @model_validator(mode="after")
     def _labels_and_scores_fit(self) -> Self:
@@ -175,6 +204,31 @@ class EmotionManifest(BaseManifest):
         for index, evaluation in enumerate(self.evaluations):
             if set(evaluation.per_class) != set(self.labels):
                 raise ValueError(f"evaluations.{index}.per_class: the keys are not the labels")
+        return self
+
+    @model_validator(mode="after")
+    def _int8_passes_the_gate(self) -> Self:
+        if self.int8 is None:
+            if INT8_NAME in self.files:
+                raise ValueError(f"int8: missing, but files has {INT8_NAME}")
+            return self
+        if INT8_NAME not in self.files:
+            raise ValueError(f"files: {INT8_NAME} is missing, which int8 describes")
+        on_faces, int8_on_faces = (
+            [(scores.split, scores.tta, scores.n) for scores in evaluations]
+            for evaluations in (self.evaluations, self.int8.evaluations)
+        )
+        if on_faces != int8_on_faces:
+            raise ValueError("int8.evaluations: not those of evaluations, with the same split, tta and n in turn")
+        for index, (fp32, int8) in enumerate(zip(self.evaluations, self.int8.evaluations, strict=True)):
+            where = f"int8.evaluations.{index}"
+            if set(int8.per_class) != set(self.labels):
+                raise ValueError(f"{where}.per_class: the keys are not the labels")
+            if int8.accuracy < round(fp32.accuracy - MAX_INT8_ACCURACY_LOSS, 5):
+                raise ValueError(
+                    f"{where}.accuracy: {int8.accuracy} is more than {MAX_INT8_ACCURACY_LOSS} below the fp32 network's "
+                    f"{fp32.accuracy} (split {int8.split}, tta {int8.tta})"
+                )
         return self
 
     def check_outputs(self, n_outputs: int) -> None:
@@ -208,8 +262,11 @@ def read_manifest(path: Path) -> DetectionManifest | EmotionManifest:
 
 
 def dump_manifest(manifest: BaseManifest) -> str:
-    """The manifest as the JSON text that `parse_manifest` reads; equal manifests give equal bytes."""
-    return manifest.model_dump_json(indent=2) + "\n"
+    """The manifest as the JSON text that `parse_manifest` reads; equal manifests give equal bytes.
+
+    An optional record that is absent is not written, so a manifest from before that record keeps its digest.
+    """
+    return manifest.model_dump_json(indent=2, exclude_defaults=True) + "\n"
 
 
 def explain_validation(error: ValidationError) -> str:

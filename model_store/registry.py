@@ -40,7 +40,8 @@ def register(bundle: Bundle) -> ServableModel:
     """Build what serving needs from the bundle and save it in the store as `name:version`.
 
     Registering a version that stands returns it when it is whole and was built from the same bundle, and replaces it
-    otherwise, once the new one is built. The first model of a task becomes its default.
+    otherwise, once the new one is built. The first model of a task becomes its default, and so does another version of
+    a default that no longer opens, such as one that an older Mien registered.
     Raises ParityError when the export does not hold.
     """
     import bentoml
@@ -60,7 +61,8 @@ def register(bundle: Bundle) -> ServableModel:
             manifest.tag, labels={"task": manifest.task}, metadata={"bundle_sha256": bundle.sha256}
         ) as entry:
             shutil.copytree(work, entry.path, dirs_exist_ok=True)
-    if manifest.task not in defaults():
+    current = defaults().get(manifest.task)
+    if current is None or (current.partition(":")[0] == manifest.name and not _opens(current)):
         promote(manifest.tag)
     return load(manifest.tag)
 
@@ -143,6 +145,14 @@ def rollback() -> dict[str, str]:
         raise NothingToRollBackError(f"the earlier default {', '.join(gone)} is no longer registered")
     bentoml.models.delete(history[-1].tag)
     return defaults()
+
+
+def _opens(tag: str) -> bool:
+    try:
+        load(tag)
+    except ModelStoreError:
+        return False
+    return True
 
 
 def _find(name: str) -> bentoml.Model | None:

@@ -10,12 +10,17 @@ from typing import Any
 from model_store.bundle import Bundle, publish_bundle
 from model_store.manifest import (
     CARD_NAME,
+    INT8_NAME,
     WEIGHTS_NAME,
     Architecture,
+    CalibrationRecord,
+    ClassMetrics,
     EmotionManifest,
+    Evaluation,
     FaceCropSpec,
     FileRecord,
     InputSpec,
+    Int8Record,
     TrainingRecord,
 )
 
@@ -62,6 +67,30 @@ def publish_tiny(root: Path, *, weights: bytes | Path | None = None, seed: int =
     """Publish the tiny model under `root`, with other weights than the seed's if given."""
     files = {WEIGHTS_NAME: tiny_weights(seed) if weights is None else weights, CARD_NAME: b"# Tiny\n"}
     return publish_bundle(root, emotion_manifest(**changes), files)
+
+
+def publish_tiny_int8(root: Path, int8: bytes | Path, **changes: Any) -> Bundle:
+    """Publish the tiny model with an int8 network, which is said to be as accurate as the weights are."""
+    metrics = ClassMetrics(precision=0.5, recall=0.5, f1=0.5, n=1)
+    evaluation = Evaluation(
+        split="test",
+        tta="none",
+        n=7,
+        accuracy=0.5,
+        macro_f1=0.5,
+        ece_uncalibrated=0.1,
+        ece=0.1,
+        per_class=dict.fromkeys(LABELS, metrics),
+    )
+    record = Int8Record(
+        command="none",
+        quantiser="a test",
+        calibration=CalibrationRecord(split="none", n=1, data_sha256=_ZEROS, method="none"),
+        evaluations=(evaluation,),
+    )
+    files = dict.fromkeys((WEIGHTS_NAME, INT8_NAME), FileRecord(size_bytes=0, sha256=_ZEROS))
+    manifest = emotion_manifest(evaluations=(evaluation,), int8=record, files=files, **changes)
+    return publish_bundle(root, manifest, {WEIGHTS_NAME: tiny_weights(), INT8_NAME: int8, CARD_NAME: b"# Tiny\n"})
 
 
 @contextmanager

@@ -1,12 +1,14 @@
-"""`python -m training`: train, evaluate, publish, fit-crop."""
+"""`python -m training`: train, evaluate, publish, quantise, fit-crop."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from handlers.engines import ENGINE_NAMES
 from handlers.errors import HandlerError
 from model_store.bundle import BUNDLES_ROOT
 from model_store.errors import ModelStoreError
@@ -48,7 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--bundles", type=Path, default=BUNDLES_ROOT, help="where the bundle lives")
     _add_split(evaluate, "data", "labelled faces")
     evaluate.add_argument("--tta", choices=("none", "flip"), default="none")
-    evaluate.add_argument("--engine", choices=("torch", "onnxruntime"), default="torch")
+    evaluate.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
+    evaluate.add_argument("--engine", choices=ENGINE_NAMES, help="torch unless given, onnxruntime for int8")
     evaluate.add_argument("--threads", type=int, default=2)
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of tables")
     evaluate.set_defaults(run=_evaluate)
@@ -63,6 +66,15 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--split", default="FER2013 PublicTest", help="what to call the validation split")
     publish.add_argument("--command", help="the training command for the card, if it was not the plain one")
     publish.set_defaults(run=_publish)
+
+    quantise = commands.add_parser("quantise", help="add an int8 network to a bundle, as a new version of it")
+    quantise.add_argument("--model", required=True, metavar="NAME[:VERSION]")
+    quantise.add_argument("--bundles", type=Path, default=BUNDLES_ROOT, help="where the bundle lives, and the new one")
+    _add_split(quantise, "data", "the faces that the model was trained on")
+    _add_split(quantise, "validation", "the faces of the model's evaluations")
+    quantise.add_argument("--version", required=True, help="like 1.1.0; a version that stands is never replaced")
+    quantise.add_argument("--faces", type=int, default=1024, help="training faces to calibrate on")
+    quantise.set_defaults(run=_quantise)
 
     fit = commands.add_parser("fit-crop", help="find the face-crop geometry, and check it on photographs")
     fit.add_argument("--config", type=Path, required=True)
@@ -107,8 +119,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     assert isinstance(manifest, EmotionManifest)
     faces = load_faces(options.data, manifest.labels, manifest.input, usage=options.data_usage)
     _report_rejected(faces)
-    network = load_network(bundle, options.engine, options.threads)
+    engine = options.engine or ("torch" if options.precision == "fp32" else "onnxruntime")
+    network = load_network(bundle, engine, options.threads, options.precision)
     report = evaluate(manifest, network, faces, options.data_usage or options.data.name, options.tta)
+    report = replace(report, precision=options.precision)
     print(json.dumps(report.as_json(), indent=2) if options.json else report.as_text())
 
 
@@ -124,6 +138,25 @@ def _publish(options: argparse.Namespace) -> None:
     source = Source(command=command, data=options.source, split=options.split)
     bundle = publish(experiment, options.run_folder, faces, options.bundles, options.version, source)
     print(f"published {bundle.manifest.tag} in {bundle.folder}")
+
+
+def _quantise(options: argparse.Namespace) -> None:
+    from training.evaluate import open_emotion_bundle
+    from training.quantise import quantise
+
+    bundle = open_emotion_bundle(options.model, options.bundles)
+    manifest = bundle.manifest
+    assert isinstance(manifest, EmotionManifest)
+    training_set = load_faces(options.data, manifest.labels, manifest.input, usage=options.data_usage)
+    validation_set = load_faces(options.validation, manifest.labels, manifest.input, usage=options.validation_usage)
+    for faces in (training_set, validation_set):
+        _report_rejected(faces)
+    command = (
+        f"python -m training quantise --model {manifest.tag} --data {options.data.name} "
+        f"--validation {options.validation.name} --version {options.version} --faces {options.faces}"
+    )
+    published = quantise(bundle, training_set, validation_set, options.bundles, options.version, command, options.faces)
+    print(f"published {published.manifest.tag} in {published.folder}")
 
 
 def _fit_crop(options: argparse.Namespace) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from model_store.manifest import EmotionManifest
-from training.config import Experiment
+from model_store.manifest import INT8_NAME, WEIGHTS_NAME, EmotionManifest
 from training.evaluate import Report
 
 
-def model_card(manifest: EmotionManifest, experiment: Experiment, reports: list[Report], n_parameters: int) -> str:
-    """Markdown. The first report is of serving as it is (no test-time augmentation)."""
+def model_card(manifest: EmotionManifest, reports: list[Report], n_parameters: int) -> str:
+    """Markdown. The first report is of serving as it is (no test-time augmentation), in fp32."""
     served = reports[0]
     split = served.evaluation.split
     crop = manifest.face_crop
@@ -54,6 +53,7 @@ def model_card(manifest: EmotionManifest, experiment: Experiment, reports: list[
             ),
             f"`python -m training evaluate --model {manifest.name} --data FILE --tta none|flip` prints these figures.",
             "",
+            *_int8_section(manifest),
             "## How it was made",
             "",
             f"* **Data**: {manifest.source}. Digest of the training crops: `{manifest.training.data_sha256}`.",
@@ -67,8 +67,7 @@ def model_card(manifest: EmotionManifest, experiment: Experiment, reports: list[
             ),
             (
                 f"* **Input**: {manifest.input.size_px}×{manifest.input.size_px} px, "
-                f"{manifest.input.channels} channel(s), {manifest.input.interpolation}; "
-                f"batch {experiment.optim.batch_size}, {experiment.optim.epochs} epochs planned."
+                f"{manifest.input.channels} channel(s), {manifest.input.interpolation}."
             ),
             (
                 f"* **Face crop**: a square {crop.scale} times the longer side of the MTCNN box, its centre moved by "
@@ -101,3 +100,39 @@ def model_card(manifest: EmotionManifest, experiment: Experiment, reports: list[
             "",
         ]
     )
+
+
+def _int8_section(manifest: EmotionManifest) -> list[str]:
+    """The int8 network's figures beside the fp32 network's, and how it was made; nothing when there is none."""
+    int8 = manifest.int8
+    if int8 is None:
+        return []
+    rows = [("fp32", scores) for scores in manifest.evaluations] + [("int8", scores) for scores in int8.evaluations]
+    weights_mb, int8_mb = (manifest.files[name].size_bytes / 1e6 for name in (WEIGHTS_NAME, INT8_NAME))
+    return [
+        "## int8",
+        "",
+        (
+            f"`{INT8_NAME}` ({int8_mb:.1f} MB; `{WEIGHTS_NAME}` has {weights_mb:.1f}) is the same network in 8-bit "
+            "arithmetic but for its first and its last layer. On the same faces, with the same temperature:"
+        ),
+        "",
+        "| network | accuracy | macro F1 | ECE before temperature | ECE after |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {precision}, TTA {scores.tta} | {scores.accuracy:.2%} | {scores.macro_f1:.4f} "
+            f"| {scores.ece_uncalibrated:.2%} | {scores.ece:.2%} |"
+            for precision, scores in rows
+        ),
+        "",
+        (
+            f"* **Calibration**: {int8.calibration.n} faces of {int8.calibration.split}, as many of each class as its "
+            f"share; digest of their crops: `{int8.calibration.data_sha256}`. Ranges: {int8.calibration.method}."
+        ),
+        f"* **Recipe**: `{int8.command}`, {int8.quantiser}.",
+        (
+            f"* `python -m training evaluate --model {manifest.name} --data FILE --tta none|flip --precision int8` "
+            "prints its figures. They are onnxruntime's: another engine or processor rounds a few faces elsewhere."
+        ),
+        "",
+    ]

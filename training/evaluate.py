@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers.classifier import EmotionClassifier, probabilities_of
-from handlers.engines import Network, choose_engine
+from handlers.engines import InputShape, Network, Precision, choose_engine
 from handlers.engines.torch_engine import TorchEngine
 from model_store.bundle import BUNDLES_ROOT, Bundle, find_bundle, open_bundle
 from model_store.export import build_servable
@@ -29,11 +29,13 @@ class Report:
     temperature: float
     evaluation: Evaluation
     confusion: NDArray[np.int64]
+    precision: Precision = "fp32"
 
     def as_json(self) -> dict[str, object]:
         """Plain values; the confusion matrix has the true labels as its keys' order in rows."""
         return {
             "model": self.model,
+            "precision": self.precision,
             "temperature": self.temperature,
             **self.evaluation.model_dump(),
             "labels": list(self.evaluation.per_class),
@@ -44,7 +46,10 @@ class Report:
         """A table for the terminal."""
         scores = self.evaluation
         lines = [
-            f"{self.model} on {scores.split} (n = {scores.n}, TTA {scores.tta}, temperature {self.temperature})",
+            (
+                f"{self.model} on {scores.split} "
+                f"(n = {scores.n}, TTA {scores.tta}, {self.precision}, temperature {self.temperature})"
+            ),
             (
                 f"accuracy {scores.accuracy:.4f}  macro F1 {scores.macro_f1:.4f}  "
                 f"ECE {scores.ece_uncalibrated:.4f} before temperature, {scores.ece:.4f} after"
@@ -70,13 +75,19 @@ def open_emotion_bundle(name: str, root: Path = BUNDLES_ROOT) -> Bundle:
     return bundle
 
 
-def load_network(bundle: Bundle, engine: str, threads: int) -> Network:
-    """The bundle's network: on torch from its weights, on another engine from what registration would build of them."""
+def load_network(bundle: Bundle, engine: str, threads: int, precision: Precision = "fp32") -> Network:
+    """The bundle's network: on torch from its weights, on another engine from what registration would build.
+
+    Raises ModelUnavailableError for int8 on torch, and for a bundle without an int8 network.
+    """
     chosen = choose_engine(engine, threads=threads)
-    if isinstance(chosen, TorchEngine):
+    if isinstance(chosen, TorchEngine) and precision == "fp32":
         return chosen.wrap(load_networks(bundle)["classifier"])
+    assert isinstance(bundle.manifest, EmotionManifest)
+    spec = bundle.manifest.input
     with tempfile.TemporaryDirectory() as work:
-        return chosen.load(build_servable(bundle, Path(work)))["classifier"]
+        servable = build_servable(bundle, Path(work))
+        return chosen.load(servable, "classifier", InputShape((spec.channels, spec.size_px, spec.size_px)), precision)
 
 
 def evaluate(manifest: EmotionManifest, network: Network, faces: FaceSet, split: str, tta: Tta) -> Report:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from handlers.classifier import Classifier
 from handlers.decode import decode_image
-from handlers.detection import DEFAULT_MIN_FACE_SIZE_PX, Detector
+from handlers.detection import Detector
+from handlers.detection.settings import DetectionSettings
 from handlers.errors import HandlerError
 from handlers.face_crop import cut_face
 from handlers.results import Detection
@@ -110,7 +111,7 @@ def score_crops(
             except HandlerError:
                 n_missed += 1
                 continue
-            detections = detector.detect(rgb_u8, DEFAULT_MIN_FACE_SIZE_PX)
+            detections = detector.detect(rgb_u8, DetectionSettings().min_face_size_px)
             if detections:
                 pictures.append((rgb_u8, detections[0], index))
             else:

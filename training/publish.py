@@ -95,5 +95,5 @@ def publish(
     reports = [report(manifest, logits[tta], validation_set, source.split, tta) for tta in ways]
     manifest = manifest.model_copy(update={"evaluations": tuple(scored.evaluation for scored in reports)})
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
-    card = model_card(manifest, experiment, reports, n_parameters)
+    card = model_card(manifest, reports, n_parameters)
     return publish_bundle(root, manifest, {WEIGHTS_NAME: save(stored), CARD_NAME: card.encode()})

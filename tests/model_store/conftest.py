@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model_store import registry
 from model_store.bundle import Bundle, open_bundle
 from model_store.export import build_servable
+from model_store.manifest import INT8_NAME
 from model_store.servable import ServableModel
-from tests.model_bundles import model_store_at, publish_tiny
+from tests.model_bundles import model_store_at, publish_tiny, publish_tiny_int8
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +34,23 @@ def bundle(published: Bundle, tmp_path: Path) -> Bundle:
 def built(published: Bundle, tmp_path_factory: pytest.TempPathFactory) -> ServableModel:
     """The tiny model as registration builds it; not to be changed."""
     return build_servable(published, tmp_path_factory.mktemp("servable"))
+
+
+@pytest.fixture(scope="session")
+def int8_published(built: ServableModel, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle with an int8 network, made from the weights that it carries; not to be changed."""
+    from training.quantise import quantise_network
+
+    folder = tmp_path_factory.mktemp("int8")
+    inputs = np.random.default_rng(0).standard_normal((32, 1, 32, 32), np.float32)
+    quantise_network(built.onnx("classifier"), folder / INT8_NAME, inputs)
+    return publish_tiny_int8(folder / "bundles", folder / INT8_NAME)
+
+
+@pytest.fixture(scope="session")
+def int8_built(int8_published: Bundle, tmp_path_factory: pytest.TempPathFactory) -> ServableModel:
+    """The tiny model with its int8 network, as registration builds it; not to be changed."""
+    return build_servable(int8_published, tmp_path_factory.mktemp("servable"))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 
 from model_store import registry
 from model_store.__main__ import main
+from model_store.bundle import Bundle
 from tests.model_bundles import publish_tiny
 
 Captured = pytest.CaptureFixture[str]
@@ -40,6 +41,14 @@ def test_register_list_show_verify_promote_rollback(empty_store: Path, tmp_path:
     assert "default: other:1.0.0" in capsys.readouterr().out
     assert main(["rollback"]) == 0
     assert capsys.readouterr().out == "default emotion-classification: tiny:1.0.0\n"
+
+
+def test_register_says_how_well_int8_agrees(empty_store: Path, int8_published: Bundle, capsys: Captured) -> None:
+    assert main(["register", str(int8_published.folder)]) == 0
+    agreement = registry.load("tiny").serving.int8
+    assert agreement is not None
+    said = f"int8: probabilities within {agreement.max_probability_difference:.3f} of fp32's on"
+    assert said in capsys.readouterr().out.splitlines()[1]
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import pytest
 
 from model_store.bundle import Bundle
 from model_store.errors import ParityError, UnsafeWeightsError, WeightsMismatchError
-from model_store.export import MAX_ABS_DIFFERENCE, build_servable, check_parity
+from model_store.export import MAX_ABS_DIFFERENCE, MAX_INT8_PROBABILITY_DIFFERENCE, build_servable, check_parity
 from model_store.networks import load_networks
 from model_store.servable import ServableModel
-from tests.model_bundles import publish_tiny, tiny_weights
+from tests.model_bundles import LABELS, publish_tiny, publish_tiny_int8, tiny_weights
 
 
 def batch(seed: int = 0) -> np.ndarray:
@@ -65,3 +65,65 @@ def test_weights_with_a_header_and_no_data_are_refused(tmp_path: Path, published
     header_only = whole[: 8 + int.from_bytes(whole[:8], "little")]
     with pytest.raises(UnsafeWeightsError):
         build_servable(publish_tiny(tmp_path / "bundles", weights=header_only), tmp_path)
+
+
+def onnx_network(logits: list[float], *, batch: int | None = None, dtype: str = "FLOAT") -> bytes:
+    """A network (N, 1, 32, 32) → (N, K) whose logits are the same for every input."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    kind = getattr(onnx.TensorProto, dtype)
+    size = "N" if batch is None else batch
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceSum", ["input", "axes"], ["sum"], keepdims=1),
+            helper.make_node("Reshape", ["sum", "column"], ["flat"]),
+            helper.make_node("Mul", ["flat", "zeros"], ["nothing"]),
+            helper.make_node("Add", ["nothing", "logits"], ["float"]),
+            helper.make_node("Cast", ["float"], ["output"], to=kind),
+        ],
+        "constant",
+        [helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, [size, 1, 32, 32])],
+        [helper.make_tensor_value_info("output", kind, [size, len(logits)])],
+        [
+            numpy_helper.from_array(np.array([1, 2, 3]), "axes"),
+            numpy_helper.from_array(np.array([-1, 1]), "column"),
+            numpy_helper.from_array(np.zeros(len(logits), np.float32), "zeros"),
+            numpy_helper.from_array(np.array(logits, np.float32), "logits"),
+        ],
+    )
+    model: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    ).SerializeToString()
+    return model
+
+
+def test_agreement_of_the_int8_network_is_recorded(built: ServableModel, int8_built: ServableModel) -> None:
+    agreement = int8_built.serving.int8
+    assert agreement is not None
+    assert 0 < agreement.max_probability_difference <= MAX_INT8_PROBABILITY_DIFFERENCE
+    assert agreement.n_real > 1
+    assert built.serving.int8 is None
+
+
+INT8_NETWORKS: dict[str, tuple[bytes, str]] = {
+    "no network": (b"not a network", "onnxruntime cannot run it"),
+    "sure of one label": (onnx_network([20.0] + [0.0] * 6), "a probability differs from the fp32 network's by 0"),
+    "not a number": (onnx_network([float("nan")] * 7), "a probability differs from the fp32 network's by nan"),
+    "eight labels": (onnx_network([0.0] * 8), r"outputs float32 \(1, 8\), expected float32 \(1, 7\)"),
+    "another type": (onnx_network([0.0] * 7, dtype="DOUBLE"), "outputs float64"),
+    "batches of one": (onnx_network([0.0] * 7, batch=1), "onnxruntime cannot run it"),
+}
+
+
+@pytest.mark.parametrize(("network", "message"), INT8_NETWORKS.values(), ids=INT8_NETWORKS.keys())
+def test_int8_network_that_is_nonsense_fails_the_gate(tmp_path: Path, network: bytes, message: str) -> None:
+    bundle = publish_tiny_int8(tmp_path / "bundles", network)
+    with pytest.raises(ParityError, match=rf"model\.int8\.onnx: {message}"):
+        build_servable(bundle, tmp_path / "servable")
+
+
+def test_network_as_sure_of_every_label_passes_the_int8_gate(tmp_path: Path) -> None:
+    """What `test_int8_network_that_is_nonsense_fails_the_gate` varies: the random weights are nearly as unsure."""
+    bundle = publish_tiny_int8(tmp_path / "bundles", onnx_network([0.0] * len(LABELS)))
+    assert build_servable(bundle, tmp_path / "servable").serving.int8 is not None

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from model_store.errors import LabelMismatchError, ManifestError
-from model_store.manifest import dump_manifest, parse_manifest, read_manifest
+from model_store.manifest import INT8_NAME, EmotionManifest, dump_manifest, parse_manifest, read_manifest
 from tests.model_bundles import LABELS, emotion_manifest
 
 Change = Callable[[dict[str, Any]], None]
@@ -44,6 +44,34 @@ def drop(path: str) -> Change:
         for key in parents:
             manifest = manifest[key]
         del manifest[last]
+
+    return change
+
+
+WEIGHTS_ONLY = {"model.safetensors": {"size_bytes": 1, "sha256": "0" * 64}}
+INT8: dict[str, Any] = {
+    "command": "quantise",
+    "quantiser": "onnxruntime 1",
+    "calibration": {"split": "training", "n": 5, "data_sha256": "0" * 64, "method": "percentile"},
+    "evaluations": [SCORES, {**SCORES, "tta": "flip"}],
+}
+
+
+def put_int8(**changes: Any) -> Change:
+    """Evaluations with and without flip, both accuracies 0.5; an int8 file and its record with `changes`."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["evaluations"] = [SCORES, {**SCORES, "tta": "flip"}]
+        manifest["files"][INT8_NAME] = {"size_bytes": 1, "sha256": "0" * 64}
+        manifest["int8"] = {**INT8, **changes}
+
+    return change
+
+
+def then(*changes: Change) -> Change:
+    def change(manifest: dict[str, Any]) -> None:
+        for one in changes:
+            one(manifest)
 
     return change
 
@@ -94,6 +122,40 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "accuracy over one": (put("evaluations", [{**SCORES, "accuracy": 1.5}]), "evaluations.0.accuracy"),
     "scores of other labels": (put("evaluations", [{**SCORES, "per_class": {}}]), "evaluations.0.per_class"),
     "unknown tta": (put("evaluations", [{**SCORES, "tta": "ten-crop"}]), "evaluations.0.tta"),
+    "int8 less accurate": (
+        put_int8(evaluations=[{**SCORES, "accuracy": 0.49699}, {**SCORES, "tta": "flip"}]),
+        "int8.evaluations.0.accuracy: 0.49699 is more than 0.003 below the fp32 network's 0.5 (split test, tta none)",
+    ),
+    "int8 less accurate with flip": (
+        put_int8(evaluations=[SCORES, {**SCORES, "tta": "flip", "accuracy": 0.4}]),
+        "int8.evaluations.1.accuracy",
+    ),
+    "int8 without its file": (then(put_int8(), put("files", WEIGHTS_ONLY)), f"files: {INT8_NAME} is missing"),
+    "int8 file without its record": (then(put_int8(), drop("int8")), f"int8: missing, but files has {INT8_NAME}"),
+    "int8 null beside its file": (then(put_int8(), put("int8", None)), f"int8: missing, but files has {INT8_NAME}"),
+    "int8 without evaluations": (put_int8(evaluations=[]), "int8.evaluations"),
+    "int8 on another split": (
+        put_int8(evaluations=[{**SCORES, "split": "other"}, {**SCORES, "tta": "flip"}]),
+        "int8.evaluations: not those of evaluations",
+    ),
+    "int8 on fewer faces": (
+        put_int8(evaluations=[{**SCORES, "n": 9}, {**SCORES, "tta": "flip"}]),
+        "int8.evaluations: not those of evaluations",
+    ),
+    "int8 only with flip": (
+        put_int8(evaluations=[{**SCORES, "tta": "flip"}]),
+        "int8.evaluations: not those of evaluations",
+    ),
+    "int8 with flip, fp32 without": (
+        then(put_int8(), put("evaluations", [SCORES])),
+        "int8.evaluations: not those of evaluations",
+    ),
+    "int8 scores of other labels": (
+        put_int8(evaluations=[SCORES, {**SCORES, "tta": "flip", "per_class": {}}]),
+        "int8.evaluations.1.per_class: the keys are not the labels",
+    ),
+    "int8 of no calibration face": (put_int8(calibration={**INT8["calibration"], "n": 0}), "int8.calibration.n"),
+    "int8 with an unknown key": (put_int8(temperature=1.5), "int8.temperature"),
 }
 
 
@@ -128,6 +190,26 @@ def test_round_trip_gives_equal_manifests_and_equal_bytes() -> None:
     assert parse_manifest(dump_manifest(manifest)) == manifest
     assert dump_manifest(parse_manifest(dump_manifest(manifest))) == dump_manifest(manifest)
     assert manifest.tag == "tiny:1.0.0"
+
+
+@pytest.mark.parametrize("accuracy", [0.497, 0.5, 0.9])
+def test_int8_network_may_lose_three_thousandths(accuracy: float) -> None:
+    text = changed(put_int8(evaluations=[{**SCORES, "accuracy": accuracy}, {**SCORES, "tta": "flip"}]))
+    manifest = parse_manifest(text)
+    assert isinstance(manifest, EmotionManifest)
+    assert manifest.int8 is not None
+    assert [scores.accuracy for scores in manifest.int8.evaluations] == [accuracy, 0.5]
+    assert parse_manifest(dump_manifest(manifest)) == manifest
+
+
+def test_manifest_without_int8_is_valid_and_keeps_its_bytes() -> None:
+    text = dump_manifest(emotion_manifest())
+    assert "int8" not in json.loads(text)
+    manifest = parse_manifest(text)
+    assert isinstance(manifest, EmotionManifest)
+    assert manifest.int8 is None
+    assert dump_manifest(manifest) == text
+    assert parse_manifest(changed(put("int8", None))) == manifest
 
 
 def test_manifest_is_frozen() -> None:

@@ -46,6 +46,16 @@ def test_registering_a_changed_bundle_replaces_the_model_and_keeps_the_default(
     assert listing() == [("other:1.0.0", False), ("tiny:1.0.0", True), ("tiny:1.10.0", False)]
 
 
+@pytest.mark.parametrize(("name", "default"), [("tiny", "tiny:2.0.0"), ("newcomer", "tiny:1.0.0")])
+def test_default_that_does_not_open_gives_way_to_its_next_version_only(
+    three_models: Path, tmp_path: Path, name: str, default: str
+) -> None:
+    serving = registry.load("tiny:1.0.0").serving_folder / "serving.json"
+    serving.write_text(serving.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+    registry.register(publish_tiny(tmp_path, name=name, version="2.0.0"))
+    assert registry.defaults() == {EMOTION: default}
+
+
 def test_failed_registration_leaves_the_standing_model(three_models: Path, tmp_path: Path) -> None:
     from safetensors.torch import load, save
 

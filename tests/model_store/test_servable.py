@@ -14,8 +14,10 @@ from model_store.errors import (
     ManifestError,
     ModelNotFoundError,
     ModelStoreError,
+    NetworkNotFoundError,
     SizeMismatchError,
 )
+from model_store.manifest import INT8_NAME
 from model_store.servable import ServableModel, open_servable
 from tests.model_bundles import publish_tiny
 
@@ -58,6 +60,35 @@ def test_damaged_model_is_refused(servable_folder: Path, damage: Callable[[Path]
     damage(servable_folder)
     with pytest.raises(error):
         open_servable(servable_folder)
+
+
+def test_int8_network_is_the_bundles_own_file(int8_built: ServableModel) -> None:
+    folder = int8_built.serving_folder.parent
+    assert open_servable(folder) == int8_built
+    assert int8_built.onnx("classifier", "int8") == folder / "bundle" / INT8_NAME
+    assert int8_built.onnx("classifier", "fp32") == folder / "serving" / "classifier.onnx"
+    assert [path.name for path in folder.rglob("*.onnx") if "int8" in path.name] == [INT8_NAME]
+
+
+def test_network_that_is_not_there_in_int8_is_refused(built: ServableModel, int8_built: ServableModel) -> None:
+    for model, network in ((built, "classifier"), (int8_built, "onet")):
+        with pytest.raises(NetworkNotFoundError, match=rf"tiny:1\.0\.0 has no int8 network '{network}'"):
+            model.onnx(network, "int8")
+
+
+def test_altered_int8_network_is_refused(int8_built: ServableModel, tmp_path: Path) -> None:
+    folder = shutil.copytree(int8_built.serving_folder.parent, tmp_path / "servable")
+    flip_last_byte(folder / "bundle" / INT8_NAME)
+    with pytest.raises(DigestMismatchError, match=INT8_NAME):
+        open_servable(folder)
+
+
+def test_record_from_before_int8_opens(servable_folder: Path) -> None:
+    path = servable_folder / "serving" / "serving.json"
+    values = json.loads(path.read_text())
+    assert values.pop("int8") is None
+    path.write_text(json.dumps(values))
+    assert open_servable(servable_folder).serving.int8 is None
 
 
 def test_bundle_swapped_for_another_valid_one_is_refused(servable_folder: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from model_store.bundle import Bundle
-from model_store.manifest import CARD_NAME, EmotionManifest, read_manifest
+from model_store.manifest import CARD_NAME, INT8_NAME, EmotionManifest, read_manifest
 from tests.training.conftest import FinishedRun
 from tests.training.test_evaluate import shipped_classifiers
 from training.evaluate import evaluate, load_network
@@ -41,6 +41,7 @@ def check_card(card: str, manifest: EmotionManifest) -> None:
         assert [fraction(cell) for cell in figures] == pytest.approx(expected, abs=5.1e-4)
     said = (manifest.source, manifest.training.command, manifest.training.note, manifest.licence)
     digests = (manifest.training.config_sha256, manifest.training.data_sha256)
+    check_int8_section(card, manifest)
     for text in (f"# {manifest.name} {manifest.version}\n", *said, *digests, f"Temperature {manifest.temperature},"):
         assert text in card
     for value in (manifest.architecture.family, *manifest.architecture.options.values()):
@@ -48,6 +49,25 @@ def check_card(card: str, manifest: EmotionManifest) -> None:
     geometry = manifest.face_crop
     assert f"{geometry.scale} times the longer side" in card
     assert f"({geometry.shift_x}, {geometry.shift_y})" in card
+
+
+def check_int8_section(card: str, manifest: EmotionManifest) -> None:
+    int8 = manifest.int8
+    if int8 is None:
+        assert "int8" not in card
+        return
+    rows = table_after(card, "| network |")
+    for precision, evaluations in (("fp32", manifest.evaluations), ("int8", int8.evaluations)):
+        for scores in evaluations:
+            expected = [scores.accuracy, scores.macro_f1, scores.ece_uncalibrated, scores.ece]
+            figures = [fraction(cell) for cell in rows.pop(f"{precision}, TTA {scores.tta}")]
+            assert figures == pytest.approx(expected, abs=5.1e-5)
+    assert not rows
+    calibration = int8.calibration
+    size_mb = manifest.files[INT8_NAME].size_bytes / 1e6
+    said = (int8.command, int8.quantiser, calibration.split, calibration.method, calibration.data_sha256)
+    for text in (*said, f"{calibration.n} faces", f"{size_mb:.1f} MB"):
+        assert text in card
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +78,12 @@ def card(published: Bundle) -> str:
 def test_card_holds_every_figure_of_the_manifest(card: str, published: Bundle) -> None:
     assert isinstance(published.manifest, EmotionManifest)
     check_card(card, published.manifest)
+
+
+def test_card_of_a_quantised_bundle_holds_both_networks_figures(quantised: Bundle) -> None:
+    assert isinstance(quantised.manifest, EmotionManifest)
+    assert quantised.manifest.int8 is not None
+    check_card((quantised.folder / CARD_NAME).read_text(), quantised.manifest)
 
 
 def test_card_shows_the_confusion_of_serving_as_it_is(card: str, published: Bundle, finished_run: FinishedRun) -> None:

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from model_store.bundle import Bundle, open_bundle
 from model_store.manifest import EmotionManifest
-from tests.training.conftest import FinishedRun
+from tests.training.conftest import FinishedRun, Quantisable
 from tests.training.faces import (
     changed,
     generated_faces,
@@ -39,6 +40,10 @@ class Workplace:
     def publish(self, version: str, *more: str) -> int:
         paths = ["--config", self.config, "--run", self.run, "--validation", self.validation, "--bundles", self.bundles]
         return main(["publish", *map(str, paths), "--version", version, *more])
+
+    def quantise(self, model: str, version: str, *more: str) -> int:
+        paths = ["--data", self.training, "--validation", self.validation, "--bundles", self.bundles]
+        return main(["quantise", "--model", model, *map(str, paths), "--version", version, *more])
 
     def evaluate(self, model: str, *more: str) -> int:
         return main(
@@ -160,6 +165,69 @@ def test_evaluate_says_what_is_wrong(
     model: str, more: list[str], error: str, published_workplace: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert last_error_of(published_workplace.evaluate(model, *more), capsys).startswith(error)
+
+
+@pytest.fixture
+def quantisable_workplace(workplace: Workplace, quantisable: Quantisable) -> Workplace:
+    """A copy of a bundle that may be quantised, with the faces that it was trained and evaluated on."""
+    shutil.copytree(quantisable.bundle.folder.parents[1], workplace.bundles)
+    write_parquet(workplace.validation, parquet_rows(quantisable.validation_set))
+    training = workplace.run.with_name("train.parquet")
+    return replace(workplace, training=write_parquet(training, parquet_rows(quantisable.training_set)))
+
+
+def test_quantise_and_evaluate_int8(quantisable_workplace: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    workplace = quantisable_workplace
+    assert workplace.quantise("tiny-faces", "1.1.0", "--faces", "50") == 0
+    folder = workplace.bundles / "tiny-faces" / "1.1.0"
+    assert capsys.readouterr().out == f"published tiny-faces:1.1.0 in {folder}\n"
+    manifest = open_bundle(folder).manifest
+    assert isinstance(manifest, EmotionManifest)
+    assert manifest.int8 is not None
+    assert manifest.int8.calibration.n == 50
+    assert manifest.int8.command == (
+        "python -m training quantise --model tiny-faces:1.0.0 --data train.parquet "
+        "--validation validation.parquet --version 1.1.0 --faces 50"
+    )
+    for scores in manifest.int8.evaluations:
+        assert workplace.evaluate("tiny-faces", "--precision", "int8", "--tta", scores.tta, "--json") == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert printed["precision"] == "int8"
+        expected = scores.model_dump(exclude={"split"})
+        assert {key: printed[key] for key in expected} == expected
+    assert workplace.evaluate("tiny-faces", "--precision", "int8") == 0
+    assert "TTA none, int8, temperature" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("version", "more", "error"),
+    [
+        ("1.0.0", [], "BundleExistsError: "),
+        ("1.1", [], "ManifestError: tiny-faces:1.1: "),
+        ("1.1.0", ["--faces", "113"], "DataError: 113 faces to calibrate on, of 112"),
+        ("1.1.0", ["--model", "absent"], "ModelNotFoundError: no bundle absent under "),
+        ("1.1.0", ["--data", "absent.parquet"], "DataError: absent.parquet: "),
+    ],
+)
+def test_quantise_says_what_is_wrong(
+    version: str, more: list[str], error: str, quantisable_workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = quantisable_workplace.quantise("tiny-faces", version, "--faces", "50", *more)
+    assert last_error_of(code, capsys).startswith(error)
+
+
+@pytest.mark.parametrize(
+    ("engine", "error"),
+    [
+        ("onnxruntime", "ModelUnavailableError: tiny-faces:1.0.0 has no int8 network"),
+        ("torch", "ModelUnavailableError: the torch engine runs no int8"),
+    ],
+)
+def test_evaluate_of_int8_that_is_not_there_says_so(
+    engine: str, error: str, published_workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = published_workplace.evaluate("tiny-faces", "--precision", "int8", "--engine", engine)
+    assert last_error_of(code, capsys).startswith(error)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from handlers.engines import Network
 from handlers.errors import EngineUnavailableError
 from model_store.bundle import BUNDLES_ROOT, Bundle, open_bundle
 from model_store.errors import ModelNotFoundError
-from model_store.manifest import MANIFEST_NAME, EmotionManifest, read_manifest
+from model_store.manifest import MANIFEST_NAME, MAX_INT8_ACCURACY_LOSS, EmotionManifest, read_manifest
 from tests.model_bundles import emotion_manifest
 from tests.training.conftest import FinishedRun
 from tests.training.faces import generated_faces, spec_of
@@ -24,6 +24,11 @@ from training.evaluate import Report, evaluate, load_network, open_emotion_bundl
 def shipped_classifiers() -> list[Path]:
     manifests = sorted(BUNDLES_ROOT.glob(f"*/*/{MANIFEST_NAME}"))
     return [path.parent for path in manifests if isinstance(read_manifest(path), EmotionManifest)]
+
+
+def shipped_int8_classifiers() -> list[Path]:
+    manifests = {folder: read_manifest(folder / MANIFEST_NAME) for folder in shipped_classifiers()}
+    return [folder for folder, manifest in manifests.items() if isinstance(manifest, EmotionManifest) and manifest.int8]
 
 
 def reports_of(bundle: Bundle, run: FinishedRun, engine: str) -> list[Report]:
@@ -72,6 +77,7 @@ def test_report_as_json_holds_every_figure(published: Bundle, finished_run: Fini
     report = reports_of(published, finished_run, "torch")[0]
     values = json.loads(json.dumps(report.as_json()))
     assert values.pop("model") == "tiny-faces:1.0.0"
+    assert values.pop("precision") == "fp32"
     assert values.pop("temperature") == published.manifest.temperature  # type: ignore[union-attr]
     assert values.pop("labels") == list(FER2013_LABELS)
     confusion = np.array(values.pop("confusion"))
@@ -83,7 +89,7 @@ def test_report_as_json_holds_every_figure(published: Bundle, finished_run: Fini
 def test_report_as_text_shows_every_figure_in_its_row(published: Bundle, finished_run: FinishedRun) -> None:
     report = reports_of(published, finished_run, "torch")[1]
     scores, lines = report.evaluation, report.as_text().splitlines()
-    assert lines[0].startswith("tiny-faces:1.0.0 on generated validation (n = 105, TTA flip, temperature ")
+    assert lines[0].startswith("tiny-faces:1.0.0 on generated validation (n = 105, TTA flip, fp32, temperature ")
     for value in (scores.accuracy, scores.macro_f1, scores.ece_uncalibrated, scores.ece):
         assert f"{value:.4f}" in lines[1]
     assert lines[3].split()[4:11] == list(FER2013_LABELS)
@@ -153,3 +159,29 @@ def test_shipped_bundle_scores_what_its_manifest_says(folder: Path, fer2013: Pat
     assert served.accuracy >= 0.66
     assert served.macro_f1 >= 0.60
     assert served.ece <= 0.03
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "folder",
+    shipped_int8_classifiers() or [pytest.param(None, marks=pytest.mark.skip("no int8 network ships yet"))],
+    ids=lambda folder: "-".join(folder.parts[-2:]) if folder else "none",
+)
+def test_shipped_int8_network_scores_what_its_manifest_says(folder: Path, engine: str, fer2013: Path) -> None:
+    pytest.importorskip(engine)
+    bundle = open_bundle(folder)
+    manifest = bundle.manifest
+    assert isinstance(manifest, EmotionManifest)
+    assert manifest.int8 is not None
+    faces = load_faces(fer2013 / "validation.parquet", manifest.labels, manifest.input)
+    network = remembering(load_network(bundle, engine, 2, "int8"))
+    assert [scores.tta for scores in manifest.int8.evaluations] == ["none", "flip"]
+    for fp32, scores in zip(manifest.evaluations, manifest.int8.evaluations, strict=True):
+        again = evaluate(manifest, network, faces, scores.split, scores.tta).evaluation
+        assert again.n == scores.n
+        assert again.accuracy >= fp32.accuracy - MAX_INT8_ACCURACY_LOSS
+        # Another engine or processor rounds a few activations to the other side, which tips a few faces.
+        assert again.accuracy == pytest.approx(scores.accuracy, abs=0.002)
+        assert again.macro_f1 == pytest.approx(scores.macro_f1, abs=0.004)
+        assert again.ece == pytest.approx(scores.ece, abs=0.005)
+        assert again.ece <= 0.03
