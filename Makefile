@@ -15,7 +15,7 @@ REGISTERED := .state/.registered
 export BENTOML_HOME ?= $(CURDIR)/.state/bentoml
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help setup models serve demo test lint format bench train lock clean
+.PHONY: help setup models serve demo test lint format bench bench-settings train lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,8 +55,12 @@ format: setup ## rewrite the source in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: models ## speed side by side with facenet-pytorch, as a table and JSON
-	$(BIN)/python -m benchmarks.detection
+bench: models ## speed side by side with facenet-pytorch, five minutes: tables, and JSON in .state/bench
+	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.throughput
+
+bench-settings: models ## what the settings of detection cost and gain, as a table and JSON
+	$(BIN)/python -m benchmarks.detection_settings
 
 train: setup ## train the default model again, an hour on two cores; DATA=../shared/data/fer2013
 	$(BIN)/python -m training train --config training/configs/fer2013-resnet-1-robust.toml $(SPLITS) --out runs/robust

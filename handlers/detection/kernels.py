@@ -42,6 +42,10 @@ def _u4(n_dimensions: int) -> types.Array:
     return types.Array(types.uint32, n_dimensions, "C")
 
 
+def _f8(n_dimensions: int) -> types.Array:
+    return types.Array(types.float64, n_dimensions, "C")
+
+
 def _i8(n_dimensions: int) -> types.Array:
     return types.Array(types.int64, n_dimensions, "C")
 
@@ -348,4 +352,50 @@ def non_maximum_suppression(
                 alive[j] = shared / min(area, other_area) <= np.float32(threshold)
             else:
                 alive[j] = np.float64(shared / (area + other_area - shared)) <= threshold
+    return n_kept
+
+
+@_compiled(
+    types.int64(_f4(2), _f8(1), _f8(1), _i8(1), types.float64, types.float64, types.float64, _i8(1)), contract=False
+)
+def contenders(
+    boxes: NDArray[np.float32],
+    lowest: NDArray[np.float64],
+    highest: NDArray[np.float64],
+    group: NDArray[np.int64],
+    threshold: float,
+    overlap: float,
+    overlap_margin: float,
+    keep: NDArray[np.int64],
+) -> int:
+    """Writes the indices of the contenders into `keep` and returns how many; see `handlers.detection.screening`.
+
+    boxes: (N, 4). lowest, highest: (N,) bounds of each score.
+    """
+    n = boxes.shape[0]
+    sure = np.zeros(n, np.bool_)
+    n_kept = 0
+    for step in range(2):  # first who surely stays, then who is not surely removed by one of those
+        for i in range(n):
+            if (lowest[i] if step == 0 else highest[i]) <= threshold:
+                continue
+            area = (boxes[i, 2] - boxes[i, 0] + 1) * (boxes[i, 3] - boxes[i, 1] + 1)
+            free = True
+            for j in range(n):
+                if j == i or group[j] != group[i]:
+                    continue
+                if not (highest[j] >= lowest[i] if step == 0 else sure[j] and lowest[j] > highest[i]):
+                    continue
+                width = min(boxes[i, 2], boxes[j, 2]) - max(boxes[i, 0], boxes[j, 0]) + 1
+                height = min(boxes[i, 3], boxes[j, 3]) - max(boxes[i, 1], boxes[j, 1]) + 1
+                other = (boxes[j, 2] - boxes[j, 0] + 1) * (boxes[j, 3] - boxes[j, 1] + 1)
+                shared = max(width, 0) * max(height, 0) / min(area, other)
+                if shared > (overlap - overlap_margin if step == 0 else overlap + overlap_margin):
+                    free = False
+                    break
+            if step == 0:
+                sure[i] = free
+            elif free:
+                keep[n_kept] = i
+                n_kept += 1
     return n_kept

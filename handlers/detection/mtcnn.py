@@ -18,6 +18,7 @@ from handlers.detection.area_pooling import AreaPooling, table_size
 from handlers.detection.boxes import Boxes, clip_to_pixels, regress, suppress, to_squares
 from handlers.detection.kernels import MAX_LEVEL_WIDTH_PX
 from handlers.detection.proposals import CELL_PX, ProposalNetworks, Proposals, load_proposal_networks
+from handlers.detection.screening import are_mostly_duplicates, contenders, groups_with_ties
 from handlers.detection.settings import DetectionSettings
 from handlers.engines import Engine, InputShape, Network
 from handlers.results import Detection
@@ -26,25 +27,35 @@ from model_store.servable import ServableModel
 RgbPicture = NDArray[np.uint8]
 
 _RNET_PX, _ONET_PX = 24, 48
+_ONET_OVERLAP = 0.7
+# The columns of O-Net's outputs, end to end.
+_OFFSETS, _POINTS, _PROBABILITIES, _FACE = slice(0, 4), slice(4, 14), slice(14, 16), 15
+
+_SCREEN_FROM, _SCREEN_DUPLICATES = 16, 6
+"""How many candidates, and how many a face, make it worth while to look at them in bfloat16 first."""
+
 _REFINE_BATCH = 256
 _KEPT_TABLE_NUMBERS = 6_500_000  # a table of 1920×1080, 26 MB; larger ones are not kept for the next picture
 
 
 @dataclass(frozen=True)
 class MtcnnNetworks:
-    """The cascade's networks: P-Net in its parts, R-Net and O-Net whole."""
+    """The cascade's networks: P-Net in its parts, R-Net and O-Net, and O-Net in bfloat16 where that is faster."""
 
     proposal: ProposalNetworks
     rnet: Network
     onet: Network
+    onet_screen: Network | None = None
 
 
 def load_networks(engine: Engine, model: ServableModel) -> MtcnnNetworks:
     """The networks of a registered MTCNN. Raises ModelUnavailableError."""
+    onet_shape = InputShape((3, _ONET_PX, _ONET_PX))
     return MtcnnNetworks(
         load_proposal_networks(engine, model),
-        engine.load(model, "rnet", InputShape((3, _RNET_PX, _RNET_PX))),
-        engine.load(model, "onet", InputShape((3, _ONET_PX, _ONET_PX))),
+        rnet=engine.load(model, "rnet", InputShape((3, _RNET_PX, _RNET_PX))),
+        onet=engine.load(model, "onet", onet_shape),
+        onet_screen=engine.load(model, "onet", onet_shape, "bf16") if engine.has_bf16 else None,
     )
 
 
@@ -111,13 +122,13 @@ class MtcnnDetector:
     ) -> list[list[Detection]]:
         """O-Net on the survivors → the faces of each picture, with landmarks."""
         faces: list[list[Detection]] = [[] for _ in poolings]
-        offsets, points, probabilities = _run_on_crops(self._networks.onet, poolings, boxes, picture_of, _ONET_PX)
-        passed = probabilities[:, 1] > self._settings.thresholds[2]
-        boxes, scores, picture_of = boxes[passed], probabilities[passed, 1], picture_of[passed]
-        sides = boxes[:, 2:] - boxes[:, :2] + 1
-        landmarks = points[passed].reshape(-1, 2, 5).transpose(0, 2, 1) * sides[:, None] + boxes[:, None, :2] - 1
-        boxes = regress(boxes, offsets[passed], edge=1.0)
-        for index in suppress(boxes, scores, picture_of, 0.7, "smaller"):
+        outputs = self._onet_outputs(poolings, boxes, picture_of)
+        passed = outputs[:, _FACE] > self._settings.thresholds[2]  # not a number does not pass
+        boxes, picture_of, outputs = boxes[passed], picture_of[passed], outputs[passed]
+        points = outputs[:, _POINTS].reshape(-1, 2, 5).transpose(0, 2, 1)
+        landmarks = points * (boxes[:, 2:] - boxes[:, :2] + 1)[:, None] + boxes[:, None, :2] - 1
+        boxes, scores = regress(boxes, outputs[:, _OFFSETS], edge=1.0), outputs[:, _FACE]
+        for index in suppress(boxes, scores, picture_of, _ONET_OVERLAP, "smaller"):
             left, top, right, bottom = (float(side) for side in boxes[index])
             faces[picture_of[index]].append(
                 Detection(
@@ -127,6 +138,34 @@ class MtcnnDetector:
                 )
             )
         return [largest_first(found) for found in faces]
+
+    def _onet_outputs(
+        self, poolings: list[AreaPooling], boxes: Boxes, picture_of: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """O-Net's outputs end to end, float32 (N, 16); not a number for boxes that cannot become a face."""
+
+        def compute(network: Network, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+            return np.hstack(_run_on_crops(network, poolings, boxes[rows], picture_of[rows], _ONET_PX))
+
+        exact, screen, everything = self._networks.onet, self._networks.onet_screen, np.arange(len(boxes))
+        if (
+            screen is None
+            or len(boxes) < _SCREEN_FROM
+            or not are_mostly_duplicates(boxes, picture_of, _SCREEN_DUPLICATES)
+        ):
+            return compute(exact, everything)
+        rough = compute(screen, everything)
+        moved = regress(boxes, rough[:, _OFFSETS], edge=1.0)
+        threshold = self._settings.thresholds[2]
+        chosen = contenders(moved, rough[:, _PROBABILITIES], picture_of, threshold, _ONET_OVERLAP)
+        outputs = np.full_like(rough, np.nan)
+        if len(chosen):
+            outputs[chosen] = compute(exact, chosen)
+            tied = groups_with_ties(moved[chosen], outputs[chosen, _FACE], picture_of[chosen], _ONET_OVERLAP)
+            rest = np.setdiff1d(np.flatnonzero(np.isin(picture_of, tied)), chosen)
+            if len(rest):
+                outputs[rest] = compute(exact, rest)
+        return outputs
 
 
 def pyramid_scales(height: int, width: int, min_face_size_px: int, settings: DetectionSettings) -> list[float]:

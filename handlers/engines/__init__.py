@@ -44,6 +44,8 @@ class Engine(Protocol):
     """Loads networks. `name` is what settings and logs call it."""
 
     name: str
+    has_bf16: bool
+    """Whether bfloat16 is faster than float32 here, and so worth loading a network for."""
 
     def load(self, model: ServableModel, network: str, shape: InputShape, precision: Precision = "fp32") -> Network:
         """One network of a model.

@@ -16,6 +16,7 @@ class OnnxRuntimeEngine:
     """Runs the ONNX files of a registered model, at any batch size; computes in float32 where bf16 is allowed."""
 
     name = "onnxruntime"
+    has_bf16 = False
 
     def __init__(self, threads: int) -> None:
         self._options = onnxruntime.SessionOptions()

@@ -30,6 +30,7 @@ class OpenVinoEngine:
 
     def __init__(self, threads: int) -> None:
         self._core = openvino.Core()
+        self.has_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self._properties = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,

@@ -20,6 +20,7 @@ class TorchEngine:
     """Runs the bundle's safetensors through the networks of `model_store.networks`."""
 
     name = "torch"
+    has_bf16 = False
 
     def __init__(self, threads: int) -> None:
         import torch
