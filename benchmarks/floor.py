@@ -32,10 +32,11 @@ from model_store.servable import NetworkParity, ServableModel
 
 PNET_WHOLE, PNET_TAIL = "P-Net whole, fp32", "P-Net tail, fp32"
 SCREEN, EXACT, RNET, ONET = "P-Net screen, as run", "P-Net exact, as run", "R-Net, fp32", "O-Net, fp32"
+ONET_SCREEN, ONET_EXACT = "O-Net screen, as run", "O-Net exact, as run"
 CLASSIFIER, CLASSIFIER_INT8 = "classifier, fp32", "classifier, int8"
 
 BY_THE_BOOK = (PNET_WHOLE, RNET, ONET)
-AS_RUN = (SCREEN, EXACT, RNET, ONET)
+AS_RUN = (SCREEN, EXACT, RNET, ONET_SCREEN, ONET_EXACT)
 
 _PNET = "pnet"
 
@@ -63,6 +64,8 @@ class Floor:
             EXACT: (proposal.exact, asked[EXACT]),
             RNET: (self._networks.rnet, asked[RNET]),
             ONET: (self._networks.onet, asked[ONET]),
+            ONET_SCREEN: (self._networks.onet_screen or self._networks.onet, asked[ONET_SCREEN]),
+            ONET_EXACT: (self._networks.onet, asked[ONET_EXACT]),
         }
         networks |= {name: (network, asked[CLASSIFIER]) for name, network in self._classifiers.items()}
         calls = {name: _on_each(network, batches) for name, (network, batches) in networks.items()}
@@ -70,7 +73,7 @@ class Floor:
 
     def _asked(self, image: bytes) -> dict[str, list[NDArray[np.float32]]]:
         """What each network is asked about a picture, batch by batch."""
-        asked: dict[str, list[NDArray[np.float32]]] = {name: [] for name in (*AS_RUN, CLASSIFIER)}
+        asked: dict[str, list[NDArray[np.float32]]] = {name: [] for name in (*AS_RUN, ONET, CLASSIFIER)}
 
         def recorded(network: Network, name: str) -> Network:
             def run(inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
@@ -84,13 +87,16 @@ class Floor:
             self._networks,
             proposal=replace(parts, screen=recorded(parts.screen, SCREEN), exact=recorded(parts.exact, EXACT)),
             rnet=recorded(self._networks.rnet, RNET),
-            onet=recorded(self._networks.onet, ONET),
+            onet=recorded(self._networks.onet, ONET_EXACT),
+            onet_screen=self._networks.onet_screen and recorded(self._networks.onet_screen, ONET_SCREEN),
         )
         classifier = self._whole.classifier
         request = DetectRequest(image, self._whole.min_face_size_px, classifier.face_crop, classifier.input)
         (picture,) = detect_pictures(MtcnnDetector(networks), [request], self._whole.limits)
         if not isinstance(picture, DetectedPicture):
             raise picture
+        # The candidates that the screen leaves aside belong to the cascade by the book.
+        asked[ONET] = asked[ONET_SCREEN] or asked[ONET_EXACT]
         if picture.face_crops:
             asked[CLASSIFIER].append(preprocess(picture.face_crops, classifier.input))
         return asked

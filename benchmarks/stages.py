@@ -25,18 +25,19 @@ from handlers.pipeline import Pipeline
 
 DECODE, TABLE, PYRAMID = "decode", "summed-area table", "pyramid and P-Net's first convolution"
 SCREEN, EXACT, BOXES = "P-Net screen", "P-Net exact", "boxes and suppression"
-R_CROPS, RNET, O_CROPS, ONET = "R crops", "R-Net", "O crops", "O-Net"
+R_CROPS, RNET, O_CROPS, ONET_SCREEN, ONET = "R crops", "R-Net", "O crops", "O-Net screen", "O-Net"
 FACE_CROPS, PREPROCESS, CLASSIFY, REST = "face crops", "preprocess", "classify", "rest"
 STAGES = (
-    *(DECODE, TABLE, PYRAMID, SCREEN, EXACT, R_CROPS, RNET, O_CROPS, ONET),
+    *(DECODE, TABLE, PYRAMID, SCREEN, EXACT, R_CROPS, RNET, O_CROPS, ONET_SCREEN, ONET),
     *(BOXES, FACE_CROPS, PREPROCESS, CLASSIFY, REST),
 )
-DETECTION_STAGES = (TABLE, PYRAMID, SCREEN, EXACT, R_CROPS, RNET, O_CROPS, ONET, BOXES)
-NETWORK_STAGES = (SCREEN, EXACT, RNET, ONET, CLASSIFY)
+DETECTION_STAGES = (TABLE, PYRAMID, SCREEN, EXACT, R_CROPS, RNET, O_CROPS, ONET_SCREEN, ONET, BOXES)
+NETWORK_STAGES = (SCREEN, EXACT, RNET, ONET_SCREEN, ONET, CLASSIFY)
 
 TILES, CELLS, CELLS_EXACT, CELLS_PASSED = "tiles", "cells", "cells looked at again", "cells passed"
-R_CANDIDATES, O_CANDIDATES, FACES = "R-Net candidates", "O-Net candidates", "faces"
-COUNTS = (TILES, CELLS, CELLS_EXACT, CELLS_PASSED, R_CANDIDATES, O_CANDIDATES, FACES)
+R_CANDIDATES, O_SCREENED, O_CANDIDATES = "R-Net candidates", "O-Net candidates screened", "O-Net candidates in float32"
+FACES = "faces"
+COUNTS = (TILES, CELLS, CELLS_EXACT, CELLS_PASSED, R_CANDIDATES, O_SCREENED, O_CANDIDATES, FACES)
 
 _RNET_PX = 24
 
@@ -109,6 +110,7 @@ class StagedPipeline:
             ),
             rnet=self._counted(networks.rnet, RNET, R_CANDIDATES),
             onet=self._counted(networks.onet, ONET, O_CANDIDATES),
+            onet_screen=networks.onet_screen and self._counted(networks.onet_screen, ONET_SCREEN, O_SCREENED),
         )
 
     def _counted(self, network: Network, stage: str, inputs_are: str, outputs_are: str | None = None) -> Network:

@@ -33,7 +33,7 @@ FAKE = "fake"
 DEFAULT = "default"
 ClassifierPrecision = Literal["auto", "fp32", "int8"]
 
-_PIXELS_AT_ONCE = 4_000_000
+_PIXELS_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def detect_pictures(
 ) -> list[DetectedPicture | HandlerError]:
     """First stage: decode, detect, cut the faces out. One value or error a request, in order.
 
-    Pictures are searched together, as many at once as have 4 million pixels.
+    Pictures are searched together, as many at once as have a million pixels.
     """
     results: dict[int, DetectedPicture | HandlerError] = {}
     waiting: dict[int, NDArray[np.uint8]] = {}

@@ -34,7 +34,7 @@ _OFFSETS, _POINTS, _PROBABILITIES, _FACE = slice(0, 4), slice(4, 14), slice(14, 
 _SCREEN_FROM, _SCREEN_DUPLICATES = 16, 6
 """How many candidates, and how many a face, make it worth while to look at them in bfloat16 first."""
 
-_REFINE_BATCH = 256
+_REFINE_BATCH = 64
 _KEPT_TABLE_NUMBERS = 6_500_000  # a table of 1920×1080, 26 MB; larger ones are not kept for the next picture
 
 
@@ -53,7 +53,7 @@ def load_networks(engine: Engine, model: ServableModel) -> MtcnnNetworks:
     onet_shape = InputShape((3, _ONET_PX, _ONET_PX))
     return MtcnnNetworks(
         load_proposal_networks(engine, model),
-        rnet=engine.load(model, "rnet", InputShape((3, _RNET_PX, _RNET_PX))),
+        rnet=engine.load(model, "rnet", InputShape((3, _RNET_PX, _RNET_PX), (1, 4, 16))),
         onet=engine.load(model, "onet", onet_shape),
         onet_screen=engine.load(model, "onet", onet_shape, "bf16") if engine.has_bf16 else None,
     )

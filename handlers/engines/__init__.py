@@ -29,7 +29,7 @@ class InputShape:
     """
 
     item: tuple[int, int, int]
-    batches: tuple[int, ...] = (1, 4, 16)
+    batches: tuple[int, ...] = (1, 4)
 
 
 class Network(Protocol):
