@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from handlers.classifier import EmotionClassifier, emotion_of, probabilities_of
-from handlers.engines import choose_engine
+from handlers.engines import InputShape, choose_engine
 from handlers.preprocess import preprocess
 from model_store.manifest import EmotionManifest
 from model_store.servable import ServableModel
@@ -14,7 +14,8 @@ from tests.pictures import noise
 
 def classifier_of(model: ServableModel, **options: str) -> EmotionClassifier:
     assert isinstance(model.manifest, EmotionManifest)
-    return EmotionClassifier(model.manifest, choose_engine("onnxruntime").load(model)["classifier"], **options)
+    network = choose_engine().load(model, "classifier", InputShape((1, 32, 32)))
+    return EmotionClassifier(model.manifest, network, **options)
 
 
 @pytest.fixture(scope="module")

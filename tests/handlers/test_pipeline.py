@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from handlers import errors, load_pipeline
-from handlers.decode import DecodeLimits
+from handlers.decode import DecodeLimits, decode_image
 from handlers.detection.mtcnn import MtcnnDetector
+from handlers.detection.settings import DetectionSettings
 from handlers.errors import (
     CorruptImageError,
     EmptyImageError,
@@ -25,7 +27,7 @@ from handlers.errors import (
     ModelUnavailableError,
 )
 from handlers.fakes import FAKE_LABELS, FakeClassifier, FakeDetector
-from handlers.pipeline import Pipeline, classify, load_classifier, load_detector
+from handlers.pipeline import DetectRequest, Pipeline, classify, detect_pictures, load_classifier, load_detector
 from handlers.results import Analysis, DetectedPicture, Detection
 from tests.model_bundles import LABELS
 from tests.pictures import encoded, noise
@@ -66,6 +68,19 @@ class FailingClassifier(FakeClassifier):
         if self.short:
             return rows[:-1]
         raise RuntimeError(SECRET)
+
+
+def assert_same_result(result: Analysis | HandlerError, expected: Analysis | HandlerError) -> None:
+    """The networks may round differently in a batch of another size; nothing else may differ, least of all a crop."""
+    if isinstance(result, HandlerError) or isinstance(expected, HandlerError):
+        assert result == expected
+        return
+    assert (result.width, result.height, len(result.faces)) == (expected.width, expected.height, len(expected.faces))
+    for face, other in zip(result.faces, expected.faces, strict=True):
+        np.testing.assert_allclose(face.box_px, other.box_px, atol=0.001)
+        np.testing.assert_allclose(face.landmarks_px, other.landmarks_px, atol=0.001)
+        assert face.detection_confidence == pytest.approx(other.detection_confidence, abs=1e-6)
+        assert (face.emotion, face.probabilities) == (other.emotion, other.probabilities)
 
 
 def crop_of(data: bytes) -> NDArray[np.uint8]:
@@ -110,12 +125,129 @@ def test_face_holds_every_label_and_the_best_one() -> None:
     assert len(face.landmarks_px) == 5
 
 
+@dataclass
+class RecordingDetector(FakeDetector):
+    """Remembers the widths of the pictures that it was asked about together, and their smallest faces."""
+
+    widths: list[list[int]] = field(default_factory=list)
+    sizes_px: list[list[int]] = field(default_factory=list)
+
+    def detect_batch(
+        self, pictures: Sequence[NDArray[np.uint8]], min_face_sizes_px: Sequence[int]
+    ) -> list[list[Detection]]:
+        self.widths.append([picture.shape[1] for picture in pictures])
+        self.sizes_px.append(list(min_face_sizes_px))
+        return super().detect_batch(pictures, min_face_sizes_px)
+
+
+def request(image: bytes, min_face_size_px: int = 20) -> DetectRequest:
+    spec = FakeClassifier()
+    return DetectRequest(image, min_face_size_px, spec.face_crop, spec.input)
+
+
 def test_detector_that_raises_harms_its_picture_only_and_tells_nothing() -> None:
     batch = [picture(seed) for seed in range(4)]
     results = Pipeline(FailingDetector(width=82), FakeClassifier()).analyze(batch)
     assert results == [*FAKES.analyze(batch[:2]), InternalError("detection failed on this picture"),
                        *FAKES.analyze(batch[3:])]  # fmt: skip
     assert SECRET not in repr(results)
+
+
+@pytest.mark.parametrize("n_lost", [1, 4], ids=["one too few", "none at all"])
+def test_detector_that_loses_count_harms_no_picture_that_it_counts_alone(n_lost: int) -> None:
+    class Short(FakeDetector):
+        def detect_batch(
+            self, pictures: Sequence[NDArray[np.uint8]], min_face_sizes_px: Sequence[int]
+        ) -> list[list[Detection]]:
+            found = super().detect_batch(pictures, min_face_sizes_px)
+            return found if len(found) == 1 else found[:-n_lost]
+
+    batch = [picture(seed) for seed in range(4)]
+    assert Pipeline(Short(), FakeClassifier()).analyze(batch) == FAKES.analyze(batch)
+
+
+def test_face_that_cannot_be_cut_out_harms_its_picture_only() -> None:
+    class Elsewhere(FakeDetector):
+        def detect(self, rgb_u8: NDArray[np.uint8], min_face_size_px: int) -> list[Detection]:
+            (face,) = super().detect(rgb_u8, min_face_size_px)
+            return [replace(face, box_px=(float("nan"),) * 4) if rgb_u8.shape[1] == 81 else face]
+
+    batch = [picture(seed) for seed in range(3)]
+    results = Pipeline(Elsewhere(), FakeClassifier()).analyze(batch)
+    expected: list[Analysis | HandlerError] = FAKES.analyze(batch)
+    expected[1] = InternalError("detection failed on this picture")
+    assert results == expected
+
+
+def test_decoder_that_raises_harms_its_picture_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(data: bytes, limits: DecodeLimits) -> NDArray[np.uint8]:
+        if data == b"guilty":
+            raise RuntimeError(SECRET)
+        return decode_image(data, limits)
+
+    monkeypatch.setattr("handlers.pipeline.decode_image", decode)
+    results = FAKES.analyze([picture(0), b"guilty", picture(1)])
+    assert [type(result) for result in results] == [Analysis, InternalError, Analysis]
+    assert SECRET not in repr(results)
+
+
+@pytest.mark.parametrize(
+    ("widths", "together"),
+    [
+        ([1000, 1000, 2000, 80, 81], [[1000, 1000, 2000], [80, 81]]),  # a million pixels are still one group
+        ([1000, 1000, 2001, 80], [[1000, 1000], [2001, 80]]),
+        ([4100, 80, 81, 4000, 82], [[4100], [80, 81], [4000], [82]]),
+        ([80] * 50, [[80] * 50]),
+    ],
+    ids=["just fits", "does not fit", "larger than a group", "small"],
+)
+def test_pictures_are_searched_together_up_to_a_million_pixels(widths: list[int], together: list[list[int]]) -> None:
+    detector = RecordingDetector()
+    requests = [request(encoded(np.full((250, width), 7, np.uint8))) for width in widths]
+    results = detect_pictures(detector, requests, DecodeLimits())
+    assert detector.widths == together
+    assert [result.width for result in results if isinstance(result, DetectedPicture)] == widths
+
+
+def test_a_request_that_cannot_be_read_is_not_searched_and_keeps_its_place() -> None:
+    detector = RecordingDetector()
+    images = [b"", picture(0), b"text", picture(1), picture(2)[:60], picture(3)]
+    results = detect_pictures(detector, [request(image, 20 + at) for at, image in enumerate(images)], DecodeLimits())
+    assert [isinstance(result, HandlerError) for result in results] == [True, False] * 3
+    assert (detector.widths, detector.sizes_px) == ([[80, 81, 83]], [[21, 23, 25]])
+
+
+def test_requests_that_cannot_be_read_ask_the_detector_nothing() -> None:
+    detector = RecordingDetector()
+    assert len(detect_pictures(detector, [request(b""), request(b"text")], DecodeLimits())) == 2
+    assert detect_pictures(detector, [], DecodeLimits()) == []
+    assert detector.widths == []
+
+
+@pytest.mark.parametrize("size", [11, 0, -3])
+def test_min_face_size_out_of_range_is_the_error_of_its_own_request(size: int) -> None:
+    results = detect_pictures(
+        FakeDetector(), [request(picture(0)), request(picture(1), size), request(picture(2), 12)], DecodeLimits()
+    )
+    assert [type(result) for result in results] == [DetectedPicture, InvalidRequestError, DetectedPicture]
+
+
+def test_real_detector_finds_in_a_group_what_it_finds_alone(
+    detector: MtcnnDetector, one_face: bytes, two_faces: bytes
+) -> None:
+    none = encoded(np.full((60, 60, 3), 90, np.uint8))
+    requests = [request(image, size) for size in (20, 90) for image in (two_faces, none, one_face, b"", two_faces)]
+    results = detect_pictures(detector, requests, DecodeLimits())
+    for result, alone in zip(results, requests, strict=True):
+        (expected,) = detect_pictures(detector, [alone], DecodeLimits())
+        assert type(result) is type(expected)
+        if isinstance(result, DetectedPicture) and isinstance(expected, DetectedPicture):
+            boxes, expected_boxes = ([face.box_px for face in each.detections] for each in (result, expected))
+            assert len(boxes) == len(expected_boxes)
+            np.testing.assert_allclose(boxes, expected_boxes, atol=0.001)
+            np.testing.assert_array_equal(result.face_crops, expected.face_crops)
+    counts = [len(result.detections) for result in results if isinstance(result, DetectedPicture)]
+    assert counts == [2, 0, 1, 2, 1, 0, 1, 1]
 
 
 @pytest.mark.parametrize("short", [False, True], ids=["raises", "a row too few"])
@@ -146,7 +278,8 @@ def test_rows_never_shift_between_pictures(detector: MtcnnDetector, one_face: by
     none = encoded(np.full((60, 60, 3), 90, np.uint8))
     batch = [two_faces, none, b"", one_face, none, one_face[:500], two_faces, one_face]
     results = pipeline.analyze(batch)
-    assert results == [pipeline.analyze([data])[0] for data in batch]
+    for result, data in zip(results, batch, strict=True):
+        assert_same_result(result, pipeline.analyze([data])[0])
     counts = [len(result.faces) if isinstance(result, Analysis) else -1 for result in results]
     assert counts == [2, 0, -1, 1, 0, -1, 2, 1]
 
@@ -160,6 +293,11 @@ def test_min_face_size_below_what_the_network_sees_is_refused(value: int) -> Non
 def test_min_face_size_reaches_the_detector() -> None:
     data = encoded(noise(60, 60))
     assert [len(FAKES.analyze([data], min_face_size_px=size)[0].faces) for size in (12, 30, 31)] == [1, 1, 0]
+
+
+def test_min_face_size_of_the_pipeline_is_its_default() -> None:
+    data, pipeline = encoded(noise(60, 60)), Pipeline(FakeDetector(), FakeClassifier(), min_face_size_px=31)
+    assert [len(pipeline.analyze([data], min_face_size_px=size)[0].faces) for size in (None, 30)] == [0, 1]
 
 
 def test_limits_reach_the_decoder() -> None:
@@ -221,6 +359,66 @@ def test_flip_changes_the_scores_and_not_the_boxes(both_models: Path, one_face: 
     assert plain.faces[0].probabilities != flipped.faces[0].probabilities
 
 
+def test_detection_settings_reach_the_detector_and_the_pipeline(both_models: Path, two_faces: bytes) -> None:
+    def n_faces(detection: DetectionSettings | None) -> int:
+        (result,) = load_pipeline(detection=detection).analyze([two_faces])
+        assert isinstance(result, Analysis)
+        return len(result.faces)
+
+    choices = [
+        None,
+        DetectionSettings(min_face_size_px=90),
+        DetectionSettings(thresholds=(0.6, 0.7, 0.9999999)),
+        DetectionSettings(max_side_px=25),
+    ]
+    assert [n_faces(detection) for detection in choices] == [2, 1, 0, 0]
+    assert load_pipeline(detection=choices[1]).min_face_size_px == 90
+    assert load_pipeline("fake", detection=choices[1]).min_face_size_px == 90
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "chosen"),
+    [
+        ("tiny", "auto", "fp32"),
+        ("tiny-int8", "openvino", "int8"),
+        ("tiny-int8", "onnxruntime", "int8"),
+        ("tiny-int8", "torch", "fp32"),
+    ],
+)
+def test_auto_precision_is_int8_where_the_model_and_the_engine_have_it(
+    both_models: Path, caplog: pytest.LogCaptureFixture, name: str, engine: str, chosen: str
+) -> None:
+    crops = [noise(32, 32, seed)[:, :, :1] for seed in range(5)]
+    with caplog.at_level(logging.INFO, "handlers.pipeline"):
+        automatic = load_classifier(name, engine).classify(crops)
+    assert f"{name}:1.0.0: precision auto: chose {chosen}" in [record.getMessage() for record in caplog.records]
+    np.testing.assert_array_equal(automatic, load_classifier(name, engine, precision=chosen).classify(crops))
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_int8_is_another_network_with_nearly_the_same_probabilities(both_models: Path, engine: str) -> None:
+    crops = [noise(32, 32, seed)[:, :, :1] for seed in range(20)]
+    fp32, int8 = (
+        load_classifier("tiny-int8", engine, precision=precision).classify(crops) for precision in ("fp32", "int8")
+    )
+    assert 0 < np.abs(fp32 - int8).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("model", "engine", "message"),
+    [
+        ("tiny", "openvino", r"tiny:1\.0\.0 has no int8 network"),
+        ("tiny", "onnxruntime", r"tiny:1\.0\.0 has no int8 network"),
+        ("tiny-int8", "torch", "the torch engine runs no int8 networks"),
+    ],
+)
+def test_int8_that_cannot_be_had_is_an_unavailable_model(
+    both_models: Path, model: str, engine: str, message: str
+) -> None:
+    with pytest.raises(ModelUnavailableError, match=message):
+        load_classifier(model, engine, precision="int8")
+
+
 @pytest.mark.parametrize(
     ("model", "engine", "error", "message"),
     [
@@ -271,13 +469,14 @@ def test_importing_handlers_imports_neither_torch_nor_bentoml(tmp_path: Path) ->
     assert run_python(program, tmp_path) == "[] False"
 
 
-def test_onnxruntime_pipeline_works_without_torch(both_models: Path, one_face: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_pipeline_works_without_torch(both_models: Path, one_face: bytes, tmp_path: Path, engine: str) -> None:
     (tmp_path / "face.jpg").write_bytes(one_face)
     program = f"""
 import sys
 from pathlib import Path
 from handlers import load_pipeline
-(result,) = load_pipeline(engine="onnxruntime").analyze([Path({str(tmp_path / "face.jpg")!r}).read_bytes()])
+(result,) = load_pipeline(engine={engine!r}).analyze([Path({str(tmp_path / "face.jpg")!r}).read_bytes()])
 print(len(result.faces), {HEAVY})
 """
     assert run_python(program, both_models.parent) == "1 []"

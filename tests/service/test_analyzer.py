@@ -13,12 +13,12 @@ from bentoml.exceptions import BentoMLException, InternalServerError, ServiceUna
 
 from handlers.errors import CorruptImageError, HandlerError, InternalError, ModelUnavailableError
 from handlers.fakes import FakeClassifier
-from handlers.pipeline import FAKE, load_pipeline
+from handlers.pipeline import FAKE, DetectRequest, load_pipeline
 from handlers.results import Analysis, DetectedPicture, Detection, Emotion
 from service import metrics
 from service.analyzer import CONNECTION_TRIES, Analyzer, Options, RunnerCall, call_runner
 from service.problems import DeadlineError, UnavailableError, problem_of
-from service.runners import ClassifyRequest, DetectRequest
+from service.runners import ClassifyRequest
 from service.settings import Settings
 from tests.pictures import encoded, noise
 

@@ -10,20 +10,22 @@ import pytest
 from numpy.typing import NDArray
 
 from handlers.classifier import Classifier
+from handlers.detection.settings import DetectionSettings
 from handlers.errors import (
     CorruptImageError,
     EmptyImageError,
+    InternalError,
     InvalidRequestError,
     ModelUnavailableError,
     TooLargeError,
     UnsupportedFormatError,
 )
-from handlers.fakes import FakeClassifier
-from handlers.pipeline import FAKE, load_classifier
-from handlers.results import DetectedPicture, Emotion
+from handlers.fakes import FakeClassifier, FakeDetector
+from handlers.pipeline import FAKE, DetectRequest, load_classifier
+from handlers.results import DetectedPicture, Detection, Emotion
 from service import runners
 from service.analyzer import RunnerCall
-from service.runners import ClassifyRequest, DetectorRunner, DetectRequest, EmotionRunner
+from service.runners import ClassifyRequest, DetectorRunner, EmotionRunner
 from tests.pictures import encoded, noise
 from tests.service.conftest import in_process
 
@@ -31,8 +33,8 @@ Environment = Callable[..., None]
 SPEC = FakeClassifier()
 
 
-def _request(image: bytes, min_face_size_px: int | None = None) -> DetectRequest:
-    return DetectRequest(image, SPEC.face_crop, SPEC.input, min_face_size_px)
+def _request(image: bytes, min_face_size_px: int = 20) -> DetectRequest:
+    return DetectRequest(image, min_face_size_px, SPEC.face_crop, SPEC.input)
 
 
 def _crop(seed: int) -> NDArray[np.uint8]:
@@ -105,6 +107,79 @@ def test_the_limits_come_from_the_settings(environment: Environment) -> None:
 
     assert isinstance(small, DetectedPicture)
     assert isinstance(large, TooLargeError)
+
+
+def test_the_engine_and_its_options_come_from_the_settings(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+
+    def load(stage: str, fake: Any) -> Callable[..., Any]:
+        def record(*arguments: Any, **options: Any) -> Any:
+            loaded[stage] = arguments, options
+            return fake()
+
+        return record
+
+    monkeypatch.setattr(runners, "load_detector", load("detect", FakeDetector))
+    monkeypatch.setattr(runners, "load_classifier", load("classify", FakeClassifier))
+    environment(
+        detector="faces",
+        models="moods",
+        engine="openvino",
+        precision="int8",
+        threads="2",
+        tta="flip",
+        min_face_size_px="33",
+        detection_thresholds="0.5,0.6,0.8",
+        detection_max_side_px="640",
+    )
+    DetectorRunner.inner()
+    EmotionRunner.inner()
+
+    settings = DetectionSettings(min_face_size_px=33, thresholds=(0.5, 0.6, 0.8), max_side_px=640)
+    assert loaded == {
+        "detect": (("faces", "openvino"), {"threads": 2, "settings": settings}),
+        "classify": (("moods", "openvino"), {"threads": 2, "tta": "flip", "precision": "int8"}),
+    }
+
+
+def test_pictures_that_were_merged_are_searched_together(environment: Environment) -> None:
+    environment(detector=FAKE)
+    runner = DetectorRunner.inner()
+    asked: list[list[int]] = []
+
+    class Recording(FakeDetector):
+        def detect_batch(
+            self, pictures: Sequence[NDArray[np.uint8]], min_face_sizes_px: Sequence[int]
+        ) -> list[list[Detection]]:
+            asked.append([picture.shape[1] for picture in pictures])
+            return super().detect_batch(pictures, min_face_sizes_px)
+
+    runner._detector = Recording()
+    images = [encoded(noise(90, 60 + index)) for index in range(4)]
+    results = _run(in_process(runner.detect), [_request(image) for image in (*images[:2], b"", *images[2:])])
+
+    assert asked == [[60, 61, 62, 63]]
+    assert [type(result) for result in results] == [*[DetectedPicture] * 2, EmptyImageError, *[DetectedPicture] * 2]
+
+
+def test_a_picture_that_breaks_the_detector_leaves_its_neighbours_alone(environment: Environment) -> None:
+    environment(detector=FAKE)
+    runner = DetectorRunner.inner()
+
+    class Broken(FakeDetector):
+        def detect(self, rgb_u8: NDArray[np.uint8], min_face_size_px: int) -> list[Detection]:
+            if rgb_u8.shape[1] == 61:
+                raise RuntimeError("this one")
+            return super().detect(rgb_u8, min_face_size_px)
+
+    runner._detector = Broken()
+    images = [encoded(noise(90, 60 + index)) for index in range(3)]
+    before, broken, after = _run(in_process(runner.detect), [_request(image) for image in images])
+
+    assert (before.width, after.width) == (60, 62)
+    assert broken == InternalError("detection failed on this picture")
 
 
 @pytest.mark.parametrize("runner", ["detect", "classify"])

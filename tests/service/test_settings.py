@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from handlers.decode import DecodeLimits
+from handlers.detection.settings import DetectionSettings
 from service.settings import PREFIX, Settings, SettingsError, get_settings
 from tests.service.server_process import REPOSITORY
 
@@ -35,6 +36,14 @@ def test_defaults_serve_the_default_models_on_loopback_only(environment: Environ
         ("models", "fake", ("fake",)),
         ("models", "a:1.0.0, b ,,c", ("a:1.0.0", "b", "c")),
         ("allow_public", "true", True),
+        ("engine", "openvino", "openvino"),
+        ("engine", "torch", "torch"),
+        ("precision", "int8", "int8"),
+        ("precision", "fp32", "fp32"),
+        ("min_face_size_px", "12", 12),
+        ("detection_thresholds", "0.5,0.6,0.8", (0.5, 0.6, 0.8)),
+        ("detection_thresholds", " 0.5 , .6, 0.8 ", (0.5, 0.6, 0.8)),
+        ("detection_max_side_px", "640", 640),
     ],
 )
 def test_the_environment_overrides_a_default(environment: Environment, name: str, text: str, value: object) -> None:
@@ -68,6 +77,22 @@ def test_settings_are_read_once_and_frozen(environment: Environment) -> None:
         ("allow_public", "perhaps"),
         ("host", "mien.example"),
         ("host", ""),
+        ("engine", "tensorrt"),
+        ("engine", ""),
+        ("precision", "bf16"),
+        ("precision", "INT8"),
+        ("min_face_size_px", "11"),
+        ("min_face_size_px", "10001"),
+        ("detection_thresholds", ""),
+        ("detection_thresholds", "0.6"),
+        ("detection_thresholds", "0.6,0.7"),
+        ("detection_thresholds", "0.6,0.7,0.7,0.7"),
+        ("detection_thresholds", "0.6,high,0.7"),
+        ("detection_thresholds", "0.6,0.7,1"),
+        ("detection_thresholds", "0,0.7,0.7"),
+        ("detection_thresholds", "0.6,nan,0.7"),
+        ("detection_max_side_px", "63"),
+        ("detection_max_side_px", "65536"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_variable(environment: Environment, name: str, text: str) -> None:
@@ -92,6 +117,15 @@ def test_an_address_that_others_reach_needs_permission(environment: Environment,
 
     environment(allow_public="true")
     assert get_settings().host == host
+
+
+def test_faces_are_looked_for_as_the_defaults_say_unless_told_otherwise(environment: Environment) -> None:
+    assert get_settings().detection == DetectionSettings()
+
+    environment(min_face_size_px="40", detection_thresholds="0.5,0.6,0.8", detection_max_side_px="640")
+    assert get_settings().detection == DetectionSettings(
+        min_face_size_px=40, thresholds=(0.5, 0.6, 0.8), max_side_px=640
+    )
 
 
 def test_the_body_limit_leaves_room_for_a_form_around_the_largest_image(environment: Environment) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from facenet_pytorch.models.utils import detect_face
 from torchvision.ops import nms
 
-from handlers.detection.boxes import clip_to_pixels, non_maximum_suppression, regress, to_squares
+from handlers.detection.boxes import Overlap, clip_to_pixels, regress, suppress, to_squares
 
 SEEDS = range(25)
 
@@ -23,40 +25,83 @@ def random_boxes(seed: int, *, whole: bool) -> tuple[np.ndarray, np.ndarray]:
     return np.floor(boxes) if whole else boxes, scores.astype(np.float32)
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["any", "whole pixels"])
-@pytest.mark.parametrize("threshold", [0.5, 0.7])
-@pytest.mark.parametrize("seed", SEEDS)
-def test_union_is_torchvisions_nms(seed: int, threshold: float, whole: bool) -> None:
-    boxes, scores = random_boxes(seed, whole=whole)
-    expected = nms(torch.from_numpy(boxes), torch.from_numpy(scores), threshold).tolist()
-    assert non_maximum_suppression(boxes, scores, threshold, "union").tolist() == expected
+def torchvisions(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
+    return nms(torch.from_numpy(boxes), torch.from_numpy(scores), threshold).tolist()
+
+
+def facenets(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
+    return detect_face.nms_numpy(boxes, scores, threshold, "Min").tolist()
+
+
+ORACLES: dict[Overlap, Callable[[np.ndarray, np.ndarray, float], list[int]]] = {
+    "union": torchvisions,
+    "smaller": facenets,
+}
+
+
+def one_group(boxes: np.ndarray) -> np.ndarray:
+    return np.zeros(len(boxes), np.int64)
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["any", "whole pixels"])
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("overlap", ORACLES)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_smaller_is_facenets_nms(seed: int, threshold: float, whole: bool) -> None:
+def test_suppress_is_the_references_nms(seed: int, overlap: Overlap, threshold: float, whole: bool) -> None:
     boxes, scores = random_boxes(seed, whole=whole)
-    expected = detect_face.nms_numpy(boxes, scores, threshold, "Min").tolist()
-    assert non_maximum_suppression(boxes, scores, threshold, "smaller").tolist() == expected
+    expected = ORACLES[overlap](boxes, scores, threshold)
+    assert suppress(boxes, scores, one_group(boxes), threshold, overlap).tolist() == expected
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7])
+@pytest.mark.parametrize("overlap", ORACLES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_groups_are_suppressed_apart_and_come_in_order(seed: int, overlap: Overlap, threshold: float) -> None:
+    boxes, scores = random_boxes(seed, whole=True)
+    group = np.sort(np.random.default_rng(seed).choice([0, 2, 3, 9], len(boxes)))
+    expected = [
+        int(members[index])
+        for members in (np.flatnonzero(group == each) for each in np.unique(group))
+        for index in ORACLES[overlap](boxes[members], scores[members], threshold)
+    ]
+    assert suppress(boxes, scores, group, threshold, overlap).tolist() == expected
+
+
+@pytest.mark.parametrize("overlap", ORACLES)
+def test_equal_boxes_of_two_groups_both_stay(overlap: Overlap) -> None:
+    boxes = np.array([[0, 0, 10, 10]] * 2, np.float32)
+    scores = np.array([0.7, 0.9], np.float32)
+    assert suppress(boxes, scores, np.array([0, 1]), 0.5, overlap).tolist() == [0, 1]
+    assert suppress(boxes, scores, np.array([1, 1]), 0.5, overlap).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("overlap", "second"), [("union", [0, 0, 4, 8]), ("smaller", [4, 0, 11, 7])], ids=["union", "smaller"]
+)
+def test_an_overlap_of_just_the_threshold_stays(overlap: Overlap, second: list[int]) -> None:
+    boxes = np.array([[0, 0, 8, 8] if overlap == "union" else [0, 0, 7, 7], second], np.float32)
+    scores = np.array([0.9, 0.8], np.float32)
+    assert ORACLES[overlap](boxes, scores, 0.5) == [0, 1]
+    assert suppress(boxes, scores, one_group(boxes), 0.5, overlap).tolist() == [0, 1]
+    assert suppress(boxes, scores, one_group(boxes), 0.499, overlap).tolist() == [0]
 
 
 @pytest.mark.parametrize(("overlap", "kept"), [("union", 0), ("smaller", 2)])
-def test_of_equal_boxes_the_first_or_the_last_stays(overlap: str, kept: int) -> None:
+def test_of_equal_boxes_the_first_or_the_last_stays(overlap: Overlap, kept: int) -> None:
     boxes = np.array([[0, 0, 10, 10]] * 3, np.float32)
-    assert non_maximum_suppression(boxes, np.full(3, 0.9, np.float32), 0.5, overlap).tolist() == [kept]
+    assert suppress(boxes, np.full(3, 0.9, np.float32), one_group(boxes), 0.5, overlap).tolist() == [kept]
 
 
-@pytest.mark.parametrize("overlap", ["union", "smaller"])
-def test_suppressing_among_no_boxes(overlap: str) -> None:
-    kept = non_maximum_suppression(np.empty((0, 4), np.float32), np.empty(0, np.float32), 0.5, overlap)
-    assert kept.tolist() == []
+@pytest.mark.parametrize("overlap", ORACLES)
+def test_suppressing_among_no_boxes(overlap: Overlap) -> None:
+    boxes = np.empty((0, 4), np.float32)
+    assert suppress(boxes, np.empty(0, np.float32), one_group(boxes), 0.5, overlap).tolist() == []
 
 
 def test_suppressed_box_suppresses_nothing() -> None:
     boxes = np.array([[0, 0, 10, 10], [0, 4, 10, 14], [0, 8, 10, 18]], np.float32)
     scores = np.array([0.9, 0.8, 0.7], np.float32)
-    assert non_maximum_suppression(boxes, scores, 0.4, "union").tolist() == [0, 2]
+    assert suppress(boxes, scores, one_group(boxes), 0.4, "union").tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
