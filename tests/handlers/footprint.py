@@ -23,10 +23,10 @@ from PIL import Image
 
 from handlers import Analysis, HandlerError, load_pipeline
 
-CHECKED_AT = (1, 100, 250, 500, 1000, 1500, 2000, 4000, 8000)
+CHECKED_AT = (1, 100, 300, 500, 1000, 1500, 2000, 4000, 8000)
 LARGEST_PX = (1280, 1024)
-LARGEST_TOGETHER = (1, 2, 3)
-"""So early that what is kept between pictures does not grow later: 4 million pixels, the most that go together."""
+LARGEST_AT = (1, 2, 3)
+"""So early that what is kept between pictures does not grow later."""
 
 _JPEG, _PNG, _WEBP = ("JPEG", {"quality": 85}), ("PNG", {"compress_level": 1}), ("WEBP", {"method": 0})
 _BMP, _TIFF, _GIF = (("BMP", {}), ("TIFF", {}), ("GIF", {}))
@@ -44,7 +44,7 @@ def varied(folder: Path, n: int) -> Iterator[bytes]:
     rng, sources = np.random.default_rng(0), sorted(folder.iterdir())
     for index in range(n):
         width, height = (int(side) for side in np.exp(rng.uniform(np.log(64), np.log(640), 2)))
-        if index in LARGEST_TOGETHER or index % 40 == 5:
+        if index in LARGEST_AT or index % 40 == 5:
             width, height = LARGEST_PX
         (file_format, options), mode = KINDS[rng.integers(len(KINDS))]
         buffer = io.BytesIO()
@@ -58,9 +58,9 @@ def varied(folder: Path, n: int) -> Iterator[bytes]:
 
 
 def batches(images: Iterator[bytes], most: int) -> Iterator[list[bytes]]:
-    """One to so many pictures at a time, as the service merges them; the first alone, the largest ones together."""
-    rng, sizes = np.random.default_rng(1), iter([1, min(most, len(LARGEST_TOGETHER))])
-    while batch := list(islice(images, next(sizes, int(rng.integers(1, most + 1))))):
+    """One to so many pictures at a time, as the service merges them."""
+    rng = np.random.default_rng(1)
+    while batch := list(islice(images, int(rng.integers(1, most + 1)))):
         yield batch
 
 
@@ -83,8 +83,8 @@ def main() -> None:
     parser.add_argument("--engine", default="openvino")
     options = parser.parse_args()
 
-    images = batches(varied(options.folder, options.pictures), options.batch)
-    first = next(images)
+    images = varied(options.folder, options.pictures)
+    first = [next(images)]
     started = time.perf_counter()
     pipeline = load_pipeline(engine=options.engine)
     loaded = time.perf_counter()
@@ -93,7 +93,7 @@ def main() -> None:
     n_compiled_first = n_compiled()
     n_pictures = n_errors = n_faces = 0
     resident = {}
-    for batch in chain([first], images):
+    for batch in chain([first], batches(images, options.batch)):
         results = pipeline.analyze(batch)
         n_errors += sum(isinstance(result, HandlerError) for result in results)
         n_faces += sum(len(result.faces) for result in results if isinstance(result, Analysis))

@@ -28,7 +28,7 @@ Results = Sequence[Analysis | HandlerError]
 @pytest.fixture(scope="module")
 def images() -> list[bytes]:
     """The astronaut, some composites, and the shared photographs where there are any."""
-    return [encoded(picture.rgb_u8) for picture in chain(astronaut_and_composites(16), photographs())]
+    return [encoded(picture.rgb_u8) for picture in chain(astronaut_and_composites(32), photographs())]
 
 
 @pytest.fixture(scope="module")

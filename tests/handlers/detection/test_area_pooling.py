@@ -28,7 +28,7 @@ def test_crops_are_torchs_area_interpolation(seed: int, size: int) -> None:
     rng = np.random.default_rng(seed)
     height, width = (int(side) for side in rng.integers(1, 140, 2))
     picture = noise(height, width, seed)
-    left, top = rng.integers(0, width, 30), rng.integers(0, height, 30)
+    left, top = rng.integers(0, width, 12), rng.integers(0, height, 12)
     right, bottom = rng.integers(left + 1, width + 1), rng.integers(top + 1, height + 1)
     corners = np.stack([left, top, right, bottom], axis=1)
     corners[0] = 0, 0, width, height

@@ -126,9 +126,9 @@ def input_shapes(model: ServableModel) -> dict[str, InputShape]:
     if model.manifest.task == "emotion-classification":
         return {"classifier": InputShape((model.manifest.input.channels, *[model.manifest.input.size_px] * 2))}
     return {
-        "pnet_tail": InputShape((10, 5, 5), (1, 4, 16, 64, 256)),
+        "pnet_tail": InputShape((10, 5, 5), (1, 16, 256)),
         "pnet_screen": InputShape(TILE_SHAPE, (1,)),
-        "rnet": InputShape((3, 24, 24)),
+        "rnet": InputShape((3, 24, 24), (1, 4, 16)),
         "onet": InputShape((3, 48, 48)),
     }
 
