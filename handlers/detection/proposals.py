@@ -56,7 +56,7 @@ def load_proposal_networks(engine: Engine, model: ServableModel) -> ProposalNetw
     return ProposalNetworks(
         Stem(*(np.ascontiguousarray(weights[f"pnet.{name}"]) for name in names)),
         engine.load(model, "pnet_screen", InputShape(TILE_SHAPE, (1,)), "bf16"),
-        engine.load(model, "pnet_tail", InputShape((CHANNELS, REACH + 1, REACH + 1), (1, 16, 256))),
+        engine.load(model, "pnet_tail", InputShape((CHANNELS, REACH + 1, REACH + 1), (64,))),
     )
 
 

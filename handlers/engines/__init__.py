@@ -24,8 +24,8 @@ Precision = Literal["fp32", "bf16", "int8"]
 class InputShape:
     """What a network will be asked, so that an engine can prepare for it once, when it loads.
 
-    item: (C, H, W) of one input. batches: the batch sizes to prepare; other sizes are put together from them, so 1
-    must be among them.
+    item: (C, H, W) of one input. batches: the batch sizes to prepare; others are put together from them, the last one
+    filled up.
     """
 
     item: tuple[int, int, int]

@@ -76,16 +76,17 @@ class _BatchedNetwork:
 
     def __call__(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         outputs = tuple(np.empty((len(inputs), *shape), np.float32) for shape in self._outputs)
-        start = 0
-        for batch, (request, buffer) in self._requests().items():
-            while len(inputs) - start >= batch:
-                stop = start + batch
-                buffer.data[...] = inputs[start:stop]
+        requests = self._requests()
+        start, smallest = 0, min(requests)
+        for batch, (request, buffer) in requests.items():
+            while len(inputs) - start >= (batch if batch > smallest else 1):
+                n = min(batch, len(inputs) - start)  # what fills up the last batch is left from an earlier one
+                buffer.data[:n] = inputs[start : start + n]
                 request.set_input_tensor(0, buffer)
                 request.infer()
                 for index, output in enumerate(outputs):
-                    output[start:stop] = request.get_output_tensor(index).data
-                start = stop
+                    output[start : start + n] = request.get_output_tensor(index).data[:n]
+                start += n
         return outputs
 
     def _requests(self) -> dict[int, tuple[Any, openvino.Tensor]]:
