@@ -125,8 +125,8 @@ def test_tallest_level_is_torchs(networks: ProposalNetworks, pnet: nn.Module) ->
     assert_tiles_hold_the_levels(networks, pnet, noise(2600, 40), [(MAX_LEVEL_WIDTH_PX, 13), (800, 12)])
 
 
-@pytest.mark.parametrize("rows", [BAND_ROWS - 1, BAND_ROWS, BAND_ROWS + 1, 2 * BAND_ROWS, 2 * BAND_ROWS + 1])
-@pytest.mark.parametrize("columns", [TILE_COLUMNS - REACH, TILE_COLUMNS - 1, TILE_COLUMNS, TILE_COLUMNS + 1])
+@pytest.mark.parametrize("rows", [BAND_ROWS, BAND_ROWS + 1, 2 * BAND_ROWS - 1])
+@pytest.mark.parametrize("columns", [TILE_COLUMNS - REACH, TILE_COLUMNS, TILE_COLUMNS + 1])
 def test_levels_that_end_at_the_border_of_a_band_or_a_tile(
     networks: ProposalNetworks, pnet: nn.Module, rows: int, columns: int
 ) -> None:

@@ -126,7 +126,7 @@ def input_shapes(model: ServableModel) -> dict[str, InputShape]:
     if model.manifest.task == "emotion-classification":
         return {"classifier": InputShape((model.manifest.input.channels, *[model.manifest.input.size_px] * 2))}
     return {
-        "pnet_tail": InputShape((10, 5, 5), (1, 16, 256)),
+        "pnet_tail": InputShape((10, 5, 5), (64,)),
         "pnet_screen": InputShape(TILE_SHAPE, (1,)),
         "rnet": InputShape((3, 24, 24), (1, 4, 16)),
         "onet": InputShape((3, 48, 48)),
@@ -142,7 +142,7 @@ def test_every_network_is_the_torch_weights_at_every_batch_size(store: Path, nam
         inputs = np.random.default_rng(0).standard_normal((40, *shape.item), np.float32)
         expected = reference.load(model, network, shape)(inputs)
         loaded = engine.load(model, network, shape)
-        for n in range(1, 41):
+        for n in range(1, 41) if name == "openvino" else (1, 2, 17, 40):  # which alone puts sizes together
             part = slice(40 - n, 40) if n % 2 else slice(n)
             outputs = loaded(inputs[part])
             for output, other in zip(outputs, expected, strict=True):

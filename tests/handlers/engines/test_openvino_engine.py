@@ -32,7 +32,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
-@pytest.mark.parametrize("batches", [(1,), (1, 4, 16), (16, 1, 4), (1, 3, 7, 50)], ids=str)
+@pytest.mark.parametrize("batches", [(1,), (1, 4, 16), (16, 1, 4), (1, 3, 7, 50), (64,), (5, 12)], ids=str)
 def test_any_number_of_inputs_is_put_together_from_the_batch_sizes(
     tiny_model: ServableModel, batches: tuple[int, ...], compilations: list[dict[str, Any]]
 ) -> None:
@@ -44,6 +44,16 @@ def test_any_number_of_inputs_is_put_together_from_the_batch_sizes(
     for n in (1, 2, 3, 4, 5, 15, 16, 17, 37, 50, 70):
         np.testing.assert_allclose(network(inputs[:n])[0], single[:n], atol=1e-5, rtol=0)
     assert len(compilations) == n_compilations
+
+
+def test_what_fills_up_a_batch_changes_nothing(tiny_model: ServableModel) -> None:
+    network = choose_engine("openvino").load(tiny_model, "classifier", InputShape((1, 32, 32), (8,)))
+    inputs = np.random.default_rng(0).standard_normal((11, 1, 32, 32), np.float32)
+    (expected,) = network(inputs)
+    network(np.full((8, 1, 32, 32), np.nan, np.float32))
+    np.testing.assert_array_equal(network(inputs[8:])[0], expected[8:])
+    with ThreadPoolExecutor(1) as pool:  # a thread with buffers that were never written
+        np.testing.assert_array_equal(pool.submit(network, inputs[:3]).result()[0], network(inputs[:3])[0])
 
 
 @pytest.mark.parametrize("threads", [1, 3])
