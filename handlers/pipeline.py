@@ -200,7 +200,7 @@ def _decode(request: DetectRequest, limits: DecodeLimits) -> NDArray[np.uint8] |
         check_min_face_size(request.min_face_size_px)
         return decode_image(request.image, limits)
     except HandlerError as error:
-        return error
+        return type(error)(error.detail)  # the raised one keeps the picture alive through its traceback
     except Exception:
         logger.exception("decoding failed on a picture of %d bytes", len(request.image))
         return InternalError("decoding failed on this picture")

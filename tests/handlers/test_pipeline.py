@@ -307,7 +307,6 @@ def test_limits_reach_the_decoder() -> None:
     assert isinstance(results[1], errors.TooLargeError)
 
 
-@pytest.mark.xfail(strict=True, reason="tracebacks and causes hold the frames that held the picture")
 @pytest.mark.parametrize("cut", [False, True], ids=["no image", "cut off"])
 def test_an_error_that_is_kept_keeps_nothing_of_its_picture(cut: bool) -> None:
     """A bulk job holds many results: 200 pictures of 1.2 MB that were cut off held 580 MB."""
