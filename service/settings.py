@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import math
+import os
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -35,7 +38,22 @@ class Settings(BaseSettings):
     """TCP port of REST, metrics and probes."""
 
     allow_public: bool = False
-    """Bind an address that other machines reach. There are no API keys yet, so put a gateway in front."""
+    """Bind an address that other machines reach although there are no API keys."""
+
+    state_dir: Path | None = None
+    """The only folder that is written: sockets, metrics, temporary files. A private temporary one if left out."""
+
+    api_keys_file: Path | None = None
+    """File of API keys, read again when it changes: `NAME KEY SCOPES` a line, see docs/serving.md. Open if left out."""
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins whose pages may call the service, comma-separated, or `*`; none if left out."""
+
+    otlp_endpoint: str | None = None
+    """Base URL of an OpenTelemetry collector (OTLP over HTTP) that gets traces; none are made if left out."""
+
+    topology: Literal["runners", "inline"] = "runners"
+    """`runners`: detector and emotion model in processes of their own; `inline`: both in each API process."""
 
     models: Annotated[tuple[str, ...], NoDecode, Field(min_length=1)] = ("default",)
     """Emotion models to serve, comma-separated names or name:version of the store; the first answers by default."""
@@ -67,8 +85,8 @@ class Settings(BaseSettings):
     api_workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that speak HTTP."""
 
-    detector_workers: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes that detect faces."""
+    detector_workers: Annotated[int, Field(ge=0, le=64)] = 0
+    """Processes that detect faces; 0: one a usable processor core, four at most."""
 
     emotion_workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that classify faces."""
@@ -83,7 +101,34 @@ class Settings(BaseSettings):
     """Longest wait that adaptive batching may plan for before it sheds load with 503; a bound, not a delay."""
 
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
-    """Longest time for one request; then it gets `timeout` (504)."""
+    """Longest time for one request; then it gets `timeout` (504). A request may ask for less: X-Request-Timeout-Ms."""
+
+    concurrency: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Pictures that one API process has in work at once; 0: four for each detector process, shared by the API's."""
+
+    queue_size: Annotated[int, Field(ge=0, le=4096)] = 64
+    """Pictures that wait in one API process for their turn; one more gets `overloaded` (429)."""
+
+    queue_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 1_000
+    """Longest wait for the turn; who waited or would wait longer gets `overloaded` (429)."""
+
+    max_pending_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
+    """Most bytes of request bodies that one API process holds at once; one more request gets `overloaded` (429)."""
+
+    readiness_interval_s: Annotated[float, Field(gt=0, le=600)] = 5.0
+    """When no picture got through for this long, a small one of ours is sent, and /readyz says what became of it."""
+
+    grace_s: Annotated[float, Field(gt=0, le=600)] = 25.0
+    """At SIGTERM: longest time for the requests under way; then processes are killed."""
+
+    max_files: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Most pictures in one request of the batch doors."""
+
+    max_request_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
+    """Largest body of a request with several pictures."""
+
+    max_header_bytes: Annotated[int, Field(ge=1024, le=65_536)] = 16 * 1024
+    """Most bytes of a request's headers and address together."""
 
     max_image_bytes: Annotated[int, Field(ge=1024)] = DecodeLimits().max_bytes
     """Largest image file accepted."""
@@ -96,6 +141,11 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written."""
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, origins: object) -> object:
+        return tuple(part.strip() for part in origins.split(",") if part.strip()) if isinstance(origins, str) else origins
 
     @field_validator("detection_thresholds", mode="before")
     @classmethod
@@ -115,11 +165,26 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _public_only_when_told(self) -> Self:
-        if not self.allow_public and not ipaddress.ip_address(self.host).is_loopback:
+        protected = self.api_keys_file is not None or self.allow_public
+        if not protected and not ipaddress.ip_address(self.host).is_loopback:
             raise ValueError(
-                f"{PREFIX}HOST: {self.host} is reached by other machines; set {PREFIX}ALLOW_PUBLIC=true to allow it"
+                f"{PREFIX}HOST: {self.host} is reached by other machines; set {PREFIX}API_KEYS_FILE, or "
+                f"{PREFIX}ALLOW_PUBLIC=true to allow it without keys"
             )
         return self
+
+    @property
+    def n_detector_workers(self) -> int:
+        """Detector processes, `detector_workers` resolved."""
+        return self.detector_workers or min(usable_cores(), 4)
+
+    @property
+    def n_concurrent(self) -> int:
+        """Pictures in work at once in one API process, `concurrency` resolved."""
+        if self.concurrency:
+            return self.concurrency
+        working = self.api_workers if self.topology == "inline" else self.n_detector_workers
+        return math.ceil(4 * working / self.api_workers)
 
     @property
     def detection(self) -> DetectionSettings:
@@ -139,6 +204,16 @@ class Settings(BaseSettings):
     def max_body_bytes(self) -> int:
         """Largest request body: an image and the wrapping of a multipart form."""
         return self.max_image_bytes + 64 * 1024
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use: its affinity, and the quota of its control group (version 2)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return cores
 
 
 @functools.lru_cache(maxsize=1)
