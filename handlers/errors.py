@@ -8,6 +8,7 @@ HandlerError                   code
 ├── TooLargeError              too_large           over the byte, pixel or side limit
 ├── ModelUnavailableError      model_not_found     no such model, or it cannot be loaded
 ├── EngineUnavailableError     engine_unavailable  the engine is not installed here
+├── ExpiredError               timeout             its time was over before the work was done
 └── InternalError              internal            our fault; carries no text of the cause
 
 A picture's error is a *value* in the list of results: it is returned, not raised, so that its neighbours keep
@@ -75,6 +76,12 @@ class EngineUnavailableError(HandlerError):
     """The inference engine asked for is unknown or not installed."""
 
     code = "engine_unavailable"
+
+
+class ExpiredError(HandlerError):
+    """Its time was over before the work was done."""
+
+    code = "timeout"
 
 
 class InternalError(HandlerError):

@@ -36,6 +36,13 @@ def suppress(
     return kept[:n_kept]
 
 
+def best(scores: NDArray[np.float32], most: int) -> NDArray[np.int64]:
+    """Indices of the `most` highest scores, in the order in which they stand; of equal scores the first are taken."""
+    if len(scores) <= most:
+        return np.arange(len(scores))
+    return np.sort(np.argsort(-scores, kind="stable")[:most])
+
+
 def regress(boxes: Boxes, offsets: NDArray[np.float32], edge: float) -> Boxes:
     """Move each side by its offset times the box's side length (plus `edge`): (N, 4), (N, 4) → (N, 4)."""
     sides = boxes[:, 2:] - boxes[:, :2] + np.float32(edge)

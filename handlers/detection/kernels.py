@@ -9,6 +9,7 @@ arrays that the caller owns.
 from __future__ import annotations
 
 import functools
+import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -51,7 +52,7 @@ def _i8(n_dimensions: int) -> types.Array:
 
 
 def _compiled(signature: Any = None, *, contract: bool = True) -> Callable[[_Function], _Function]:
-    """Compile for a signature now, or load what was; without one, for whatever another kernel calls it with.
+    """Compile for a signature now, or load what was; without one, as part of each kernel that calls it.
 
     contract: a product and a sum may be rounded once, together.
     """
@@ -60,11 +61,15 @@ def _compiled(signature: Any = None, *, contract: bool = True) -> Callable[[_Fun
         jit: Any = functools.partial(
             numba.njit, nogil=True, error_model="numpy", fastmath={"contract", "nsz"} if contract else False
         )
-        arguments = () if signature is None else (signature,)
+        if signature is None:
+            part: _Function = jit()(function)
+            return part
         try:
-            native: _Function = jit(*arguments, cache=True)(function)
-        except RuntimeError:  # numba finds no folder that it may write its cache to
-            native = jit(*arguments)(function)
+            native: _Function = jit(signature, cache=True)(function)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+            # No folder may be written to (RuntimeError), or one could be and then the disk is full, or what lies
+            # there is not ours to read, or was cut off when the machine stopped.
+            native = jit(signature)(function)
         return native
 
     return compile_now
@@ -370,19 +375,24 @@ def contenders(
 ) -> int:
     """Writes the indices of the contenders into `keep` and returns how many; see `handlers.detection.screening`.
 
-    boxes: (N, 4). lowest, highest: (N,) bounds of each score.
+    boxes: (N, 4). lowest, highest: (N,) bounds of each score. group: (N,), not falling.
     """
     n = boxes.shape[0]
     sure = np.zeros(n, np.bool_)
     n_kept = 0
     for step in range(2):  # first who surely stays, then who is not surely removed by one of those
+        group_start = 0
         for i in range(n):
+            if group[group_start] != group[i]:
+                group_start = i
             if (lowest[i] if step == 0 else highest[i]) <= threshold:
                 continue
             area = (boxes[i, 2] - boxes[i, 0] + 1) * (boxes[i, 3] - boxes[i, 1] + 1)
             free = True
-            for j in range(n):
-                if j == i or group[j] != group[i]:
+            for j in range(group_start, n):
+                if group[j] != group[i]:
+                    break
+                if j == i:
                     continue
                 if not (highest[j] >= lowest[i] if step == 0 else sure[j] and lowest[j] > highest[i]):
                     continue

@@ -34,6 +34,12 @@ _OFFSETS, _POINTS, _PROBABILITIES, _FACE = slice(0, 4), slice(4, 14), slice(14, 
 _SCREEN_FROM, _SCREEN_DUPLICATES = 16, 6
 """How many candidates, and how many a face, make it worth while to look at them in bfloat16 first."""
 
+MOST_REFINED = 2_000
+"""How many candidates of one picture go on to O-Net, the best by R-Net's score, and so how many faces it can have.
+
+A bound on what one picture can cost: ten times what ordinary pictures were seen to have (docs/detection.md).
+"""
+
 _REFINE_BATCH = 64
 _KEPT_TABLE_NUMBERS = 6_500_000  # a table of 1920×1080, 26 MB; larger ones are not kept for the next picture
 
@@ -107,14 +113,17 @@ class MtcnnDetector:
     def _refine(
         self, poolings: list[AreaPooling], boxes: Boxes, picture_of: NDArray[np.int64]
     ) -> tuple[Boxes, NDArray[np.int64]]:
-        """R-Net on the candidates → fewer and better squares (N, 4) and the picture of each."""
+        """R-Net on the candidates → fewer and better squares (N, 4), MOST_REFINED a picture, and each one's picture."""
         offsets, probabilities = _run_on_crops(self._networks.rnet, poolings, boxes, picture_of, _RNET_PX)
         passed = probabilities[:, 1] > self._settings.thresholds[1]
         boxes, scores, offsets = boxes[passed], probabilities[passed, 1], offsets[passed]
         picture_of = picture_of[passed]
         keep = suppress(boxes, scores, picture_of, 0.7, "union")
         boxes, picture_of = regress(boxes[keep], offsets[keep], edge=1.0), picture_of[keep]
-        squares = [_squares_with_pixels(boxes[picture_of == index], pooling) for index, pooling in enumerate(poolings)]
+        squares = [  # one picture's boxes are in the order of their scores
+            _squares_with_pixels(boxes[picture_of == index][:MOST_REFINED], pooling)
+            for index, pooling in enumerate(poolings)
+        ]
         return np.concatenate(squares), np.repeat(np.arange(len(poolings)), [len(found) for found in squares])
 
     def _describe(

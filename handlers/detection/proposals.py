@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from handlers.detection.area_pooling import AreaPooling
-from handlers.detection.boxes import Boxes, regress, suppress
+from handlers.detection.boxes import Boxes, best, regress, suppress
 from handlers.detection.kernels import cells_over, patches_of, pnet_features
 from handlers.detection.tiles import CHANNELS, REACH, TILE_SHAPE, TileLayout
 from handlers.engines import Engine, InputShape, Network
@@ -27,6 +27,13 @@ CELL_PX, STRIDE_PX = 12, 2
 
 SCREEN_MARGIN = 0.3
 """How far below the threshold the screen's logit may be. Of the cells over it, none was seen more than 0.12 too low."""
+
+MOST_CELLS, MOST_CANDIDATES = 40_000, 15_000
+"""How many cells of one picture are looked at exactly, and how many candidates go on to R-Net: those that score best.
+
+A bound on what one picture can cost, four times what any ordinary picture was seen to have (docs/detection.md): a
+picture full of tiny faces has 170,000 cells, of which the suppression would have to compare each with each.
+"""
 
 _KEPT_TILES = 200  # those of 1920×1080, 21 MB; more are not kept for the next picture
 
@@ -68,9 +75,12 @@ class Proposals:
         self._own = threading.local()
 
     def __call__(self, pooling: AreaPooling, scales: list[float], threshold: float) -> Boxes:
-        """Boxes float32 (N, 4) in picture pixels, after regression and suppression. scales: of the pyramid's levels."""
+        """Boxes float32 (N, 4) in picture pixels, after regression and suppression, MOST_CANDIDATES at most.
+
+        scales: of the pyramid's levels.
+        """
         tiles, layout = self._features(pooling, scales)
-        cells, positions = layout.cells(self._screened(tiles, threshold))
+        cells, positions = self._screened(tiles, layout, threshold)
         if not len(cells):
             return np.empty((0, 4), np.float32)
         scores, offsets = self._exact(tiles, positions)
@@ -78,6 +88,7 @@ class Proposals:
         cells, scores, offsets = cells[passed], scores[passed], offsets[passed]
         boxes = boxes_of_cells(cells, np.asarray(scales, np.float32)[cells[:, 0]])
         keep = suppress(boxes, scores, cells[:, 0], 0.5, "union")
+        keep = keep[best(scores[keep], MOST_CANDIDATES)]
         boxes, scores, offsets = boxes[keep], scores[keep], offsets[keep]
         keep = suppress(boxes, scores, np.zeros(len(boxes), np.int64), 0.7, "union")
         return regress(boxes[keep], offsets[keep], edge=0.0)
@@ -92,12 +103,17 @@ class Proposals:
             pnet_features(pooling.table, height, width, stem.weight, stem.bias, stem.slope, tiles, start, REACH)
         return tiles, layout
 
-    def _screened(self, tiles: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
-        """Positions in the tiles that are worth another look: int64 (N, 3) as tile, row, column."""
+    def _screened(
+        self, tiles: NDArray[np.float32], layout: TileLayout, threshold: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Cells that are worth another look, and their positions in the tiles; see `TileLayout.cells`."""
         least = math.log(threshold / (1 - threshold)) - SCREEN_MARGIN
         (logits,) = self._networks.screen(tiles)
         found = np.empty((logits.size, 3), np.int64)
-        return found[: cells_over(logits, least, found)]
+        cells, positions = layout.cells(found[: cells_over(logits, least, found)])
+        tile, row, column = positions.T
+        keep = best(logits[tile, 0, row, column], MOST_CELLS)
+        return cells[keep], positions[keep]
 
     def _exact(
         self, tiles: NDArray[np.float32], positions: NDArray[np.int64]

@@ -21,6 +21,7 @@ from handlers.errors import (
     CorruptImageError,
     EmptyImageError,
     EngineUnavailableError,
+    ExpiredError,
     HandlerError,
     InternalError,
     InvalidRequestError,
@@ -224,6 +225,94 @@ def test_requests_that_cannot_be_read_ask_the_detector_nothing() -> None:
     assert detector.widths == []
 
 
+EXPIRED = ExpiredError("its time was over before the work on it began")
+
+
+def test_a_request_that_expires_before_its_picture_is_decoded_costs_nothing() -> None:
+    detector, observed = RecordingDetector(), []
+    requests = [request(image) for image in (picture(0), b"", picture(2), b"text", picture(4))]
+
+    results = detect_pictures(
+        detector,
+        requests,
+        DecodeLimits(),
+        expired=lambda index: index in (1, 2, 3),
+        observe=lambda stage, seconds: observed.append(stage),
+    )
+
+    assert results[1:4] == [EXPIRED] * 3
+    assert [type(result) for result in results[::4]] == [DetectedPicture] * 2
+    assert detector.widths == [[80, 84]]
+    assert observed == ["decode", "decode", "detect", "detect"]
+
+
+def test_a_request_that_expires_before_its_group_is_searched_is_left_out_of_it() -> None:
+    detector, asked = RecordingDetector(), []
+
+    def expired(index: int) -> bool:
+        asked.append(index)
+        return index == 1 and asked.count(1) == 2
+
+    results = detect_pictures(detector, [request(picture(seed)) for seed in range(3)], DecodeLimits(), expired=expired)
+
+    assert asked == [0, 1, 2, 0, 1, 2]
+    assert [type(result) for result in results] == [DetectedPicture, ExpiredError, DetectedPicture]
+    assert [result.width for result in results if isinstance(result, DetectedPicture)] == [80, 82]
+    assert detector.widths == [[80, 82]]
+
+
+def test_each_group_is_asked_about_when_its_turn_comes() -> None:
+    detector = RecordingDetector()
+    requests = [request(encoded(np.full((500, 1100 + at), 7, np.uint8))) for at in range(4)]
+
+    results = detect_pictures(detector, requests, DecodeLimits(), expired=lambda _: len(detector.widths) == 2)
+
+    assert detector.widths == [[1100], [1101]]
+    assert [type(result) for result in results] == [DetectedPicture] * 2 + [ExpiredError] * 2
+
+
+def test_requests_that_have_all_expired_ask_the_detector_nothing() -> None:
+    detector, asked = RecordingDetector(), []
+
+    def expired(index: int) -> bool:
+        asked.append(index)
+        return len(asked) > 2
+
+    results = detect_pictures(detector, [request(picture(0)), request(picture(1))], DecodeLimits(), expired=expired)
+
+    assert results == [EXPIRED] * 2
+    assert detector.widths == []
+
+
+def test_times_are_told_for_each_picture_decoded_and_in_equal_shares_for_each_one_searched() -> None:
+    observed: list[tuple[str, float]] = []
+    wide = encoded(np.full((500, 1100), 7, np.uint8))
+
+    detect_pictures(
+        FakeDetector(),
+        [request(image) for image in (picture(0), b"text", picture(1), wide, wide)],
+        DecodeLimits(),
+        observe=lambda stage, seconds: observed.append((stage, seconds)),
+    )
+
+    assert [stage for stage, _ in observed] == ["decode"] * 5 + ["detect"] * 4
+    assert observed[5] == observed[6] == observed[7] != observed[8]
+    assert min(seconds for _, seconds in observed) > 0
+
+
+def test_times_of_a_group_that_had_to_be_searched_one_by_one_are_told_once() -> None:
+    observed: list[str] = []
+
+    detect_pictures(
+        FailingDetector(width=81),
+        [request(picture(seed)) for seed in range(3)],
+        DecodeLimits(),
+        observe=lambda stage, seconds: observed.append(stage),
+    )
+
+    assert observed == ["decode"] * 3 + ["detect"] * 3
+
+
 @pytest.mark.parametrize("size", [11, 0, -3])
 def test_min_face_size_out_of_range_is_the_error_of_its_own_request(size: int) -> None:
     results = detect_pictures(
@@ -334,8 +423,8 @@ def test_errors_pickle_are_values_and_have_a_stable_code(error: type[HandlerErro
 def test_codes_are_the_documented_ones() -> None:
     codes = {error.code for error in HandlerError.__subclasses__() if error.__module__ == "handlers.errors"}
     assert codes == {
-        "invalid_request", "unsupported_format", "corrupt_image", "empty_image", "too_large", "model_not_found",
-        "engine_unavailable", "internal",
+        "invalid_request", "unsupported_format", "corrupt_image", "empty_image", "too_large", "timeout",
+        "model_not_found", "engine_unavailable", "internal",
     }  # fmt: skip
     assert CorruptImageError.code == "corrupt_image"
 

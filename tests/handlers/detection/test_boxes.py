@@ -8,7 +8,7 @@ import torch
 from facenet_pytorch.models.utils import detect_face
 from torchvision.ops import nms
 
-from handlers.detection.boxes import Overlap, clip_to_pixels, regress, suppress, to_squares
+from handlers.detection.boxes import Overlap, best, clip_to_pixels, regress, suppress, to_squares
 
 SEEDS = range(25)
 
@@ -139,3 +139,25 @@ def test_clipped_box_is_inside_or_empty() -> None:
     empty = (corners[:, 2] <= corners[:, 0]) | (corners[:, 3] <= corners[:, 1])
     assert empty.tolist() == [True, True, False, False]
     assert corners[2:].tolist() == [[0, 0, 50, 40], [0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"), [(0, []), (1, [1]), (2, [1, 3]), (3, [0, 1, 3]), (4, [0, 1, 2, 3]), (9, [0, 1, 2, 3, 4])]
+)
+def test_best_are_the_highest_where_they_stand_and_of_equals_the_first(most: int, expected: list[int]) -> None:
+    scores = np.array([0.5, 0.9, 0.5, 0.8, 0.5], np.float32)
+
+    assert best(scores, most).tolist() == expected
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_suppressing_only_the_best_leaves_the_best_of_what_all_leave(seed: int) -> None:
+    """So a bound before the suppression adds no box and moves none, it only ends the list earlier."""
+    boxes, scores = random_boxes(seed, whole=True)
+    all_left = suppress(boxes, scores, one_group(boxes), 0.5, "union").tolist()
+
+    chosen = best(scores, len(boxes) // 3)
+    left = chosen[suppress(boxes[chosen], scores[chosen], one_group(chosen), 0.5, "union")].tolist()
+
+    assert left == all_left[: len(left)]
+    assert set(all_left[len(left) :]).isdisjoint(chosen.tolist())

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
@@ -121,3 +127,75 @@ def test_kernels_work_where_no_cache_can_be_written(tmp_path: Path) -> None:
         [0],
         [None, None],
     ]
+
+
+KERNEL = """
+from numba import types
+from handlers.detection.kernels import _compiled
+
+@_compiled(types.int64(types.int64))
+def doubled(n: int) -> int:
+    return 2 * n
+"""
+
+
+@pytest.fixture
+def kernel_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module with a small kernel that numba caches in tmp_path / "cache"."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    path = tmp_path / "small_kernel.py"
+    path.write_text(KERNEL)
+    return path
+
+
+def imported_kernel(path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The kernel of a module that is imported as if by a new process."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, path.stem, module)
+    spec.loader.exec_module(module)
+    return module.doubled
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Files can be made, as when numba chooses its folder, but nothing can be written into them."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_second_import_takes_the_kernel_from_the_cache(kernel_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (imported_kernel(kernel_file, monkeypatch) for _ in range(2))
+
+    assert (first(4), second(4)) == (8, 8)
+    assert [sum(kernel.stats.cache_hits.values()) for kernel in (first, second)] == [0, 1]
+
+
+def test_kernel_works_where_the_cache_can_no_longer_be_written(
+    kernel_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with full_disk():
+        kernel = imported_kernel(kernel_file, monkeypatch)
+
+    assert kernel(4) == 8
+    assert kernel.stats.cache_path is None
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+@pytest.mark.parametrize("left", [b"", b"\x80\x04K"], ids=["empty", "cut off"])
+def test_kernel_works_where_the_cache_is_damaged(
+    kernel_file: Path, monkeypatch: pytest.MonkeyPatch, ending: str, left: bytes
+) -> None:
+    imported_kernel(kernel_file, monkeypatch)
+    (damaged,) = kernel_file.parent.glob(f"cache/**/*.{ending}")
+    damaged.write_bytes(left)
+
+    kernel = imported_kernel(kernel_file, monkeypatch)
+
+    assert kernel(4) == 8

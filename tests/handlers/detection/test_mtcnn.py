@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from handlers.decode import decode_image
 from handlers.detection import largest_first
 from handlers.detection.kernels import MAX_LEVEL_WIDTH_PX
-from handlers.detection.mtcnn import MtcnnDetector, MtcnnNetworks, load_networks, pyramid_scales
+from handlers.detection.mtcnn import MOST_REFINED, MtcnnDetector, MtcnnNetworks, load_networks, pyramid_scales
+from handlers.detection.proposals import MOST_CANDIDATES, MOST_CELLS
 from handlers.detection.reference import ReferenceDetector
 from handlers.detection.screening import LOGIT_MARGIN
 from handlers.detection.settings import DetectionSettings
@@ -135,6 +136,70 @@ def test_candidates_of_all_pictures_go_through_the_later_networks_together(
         MtcnnDetector(recorded).detect(picture, 20)
     assert sum(asked["rnet"]) == sum(together["rnet"])
     assert len(asked["rnet"]) > len(together["rnet"])
+
+
+def test_each_pictures_candidates_for_o_net_are_bounded_and_its_neighbours_keep_theirs(
+    networks: MtcnnNetworks, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded, asked = recording(replace(networks, onet_screen=None))
+    (alone,) = MtcnnDetector(recorded).detect(astronaut, 20)
+    n_alone = sum(asked["onet"])
+    asked["onet"].clear()
+    monkeypatch.setattr("handlers.detection.mtcnn.MOST_REFINED", n_alone)
+
+    crowded, (face,), crowded_too = MtcnnDetector(recorded).detect_batch(
+        [composite(7), astronaut, composite(176)], [20] * 3
+    )
+
+    assert sum(asked["onet"]) == 3 * n_alone
+    assert 1 <= len(crowded) <= n_alone
+    assert 1 <= len(crowded_too) <= n_alone
+    assert_same_faces([face], [alone])
+
+
+def test_the_candidates_that_r_net_finds_best_are_those_that_o_net_sees(
+    networks: MtcnnNetworks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[NDArray[np.float32]] = []
+
+    def onet(inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        seen.extend(inputs.copy())
+        return networks.onet(inputs)
+
+    detector = MtcnnDetector(replace(networks, onet=onet, onet_screen=None))
+    detector.detect(composite(7), 20)
+    everything = np.stack(seen)
+    seen.clear()
+    monkeypatch.setattr("handlers.detection.mtcnn.MOST_REFINED", 20)
+    detector.detect(composite(7), 20)
+
+    assert len(everything) > 100
+    np.testing.assert_array_equal(np.stack(seen), everything[:20])
+
+
+def test_a_crowded_picture_comes_to_no_more_than_a_quarter_of_the_bounds(networks: MtcnnNetworks) -> None:
+    recorded, asked = recording(replace(networks, onet_screen=None))
+
+    faces = MtcnnDetector(recorded).detect(composite(7), 20)
+
+    assert len(faces) > 20
+    assert sum(asked["exact"]) <= MOST_CELLS / 4
+    assert sum(asked["rnet"]) <= MOST_CANDIDATES / 4
+    assert sum(asked["onet"]) <= MOST_REFINED / 4
+
+
+@pytest.mark.slow
+def test_a_picture_full_of_tiny_faces_comes_to_no_more_than_the_bounds(
+    networks: MtcnnNetworks, astronaut_png: bytes
+) -> None:
+    recorded, asked = recording(replace(networks, onet_screen=None))
+    patch = np.asarray(face_patch(astronaut_png, 30).convert("RGB"))
+    picture = np.tile(patch, (1920 // patch.shape[0], 2560 // patch.shape[1], 1))
+
+    faces = MtcnnDetector(recorded).detect(picture, 20)
+
+    assert [sum(asked[name]) for name in ("exact", "rnet", "onet")] == [MOST_CELLS, MOST_CANDIDATES, MOST_REFINED]
+    assert 1 < len(faces) <= MOST_REFINED
 
 
 @pytest.fixture(scope="module")

@@ -164,6 +164,13 @@ def pass_nothing(tiles: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
     return (np.full((len(tiles), 1, BAND_ROWS, TILE_COLUMNS), -99, np.float32),)
 
 
+@pytest.fixture
+def every_cell_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lifts the bound, for screens that pass everything."""
+    monkeypatch.setattr("handlers.detection.proposals.MOST_CELLS", 10**9)
+
+
+@pytest.mark.usefixtures("every_cell_is_looked_at")
 @pytest.mark.parametrize(
     "shape", [(60, 80), (101, 75), (21, 300), (160, 161)], ids=lambda shape: "×".join(map(str, shape))
 )
@@ -187,6 +194,7 @@ def test_every_cell_of_every_level_is_p_nets(
     assert start == len(outputs)
 
 
+@pytest.mark.usefixtures("every_cell_is_looked_at")
 def test_tail_run_whole_over_the_tiles_is_what_it_is_cell_by_cell(
     networks: ProposalNetworks, mtcnn_model: ServableModel
 ) -> None:
@@ -225,6 +233,7 @@ def boxes_with(networks: ProposalNetworks, picture: NDArray[np.uint8], **changes
     return Proposals(replace(networks, **changes))(AreaPooling(picture), scales_of(picture), THRESHOLD)
 
 
+@pytest.mark.usefixtures("every_cell_is_looked_at")
 @pytest.mark.parametrize("seed", range(6))
 def test_screen_changes_no_box(networks: ProposalNetworks, seed: int) -> None:
     picture = composite(seed)
@@ -240,6 +249,39 @@ def test_no_cell_over_the_threshold_is_no_box(networks: ProposalNetworks) -> Non
         boxes = boxes_with(networks, picture, **changes)
         assert (boxes.shape, boxes.dtype) == ((0, 4), np.float32)
     assert exact.inputs == []
+
+
+def test_of_too_many_cells_the_best_by_the_screen_are_looked_at(
+    networks: ProposalNetworks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def face_logits() -> NDArray[np.float32]:
+        exact = Recorder(networks.exact)
+        boxes_with(networks, composite(7), exact=exact)
+        (outputs,) = exact.outputs
+        return outputs[:, 1, 0, 0] - outputs[:, 0, 0, 0]
+
+    everything = face_logits()
+    monkeypatch.setattr("handlers.detection.proposals.MOST_CELLS", 500)
+    looked_at = face_logits()
+
+    assert len(everything) > 2000
+    assert len(looked_at) == 500
+    assert looked_at.min() > np.sort(everything)[-500] - 2 * SCREEN_MARGIN
+    places = [int(np.abs(everything - logit).argmin()) for logit in looked_at]
+    assert places == sorted(places)  # level by level and row by row, as before
+
+
+@pytest.mark.parametrize("most", [1, 100, 600])
+def test_of_too_many_candidates_the_best_stay(
+    networks: ProposalNetworks, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    everything = boxes_with(networks, composite(7))
+    monkeypatch.setattr("handlers.detection.proposals.MOST_CANDIDATES", most)
+
+    boxes = boxes_with(networks, composite(7))
+
+    assert len(everything) > 600
+    np.testing.assert_array_equal(boxes, everything[:most])
 
 
 def test_what_an_earlier_picture_left_in_the_tiles_changes_nothing(networks: ProposalNetworks) -> None:
