@@ -15,7 +15,7 @@ REGISTERED := .state/.registered
 export BENTOML_HOME ?= $(CURDIR)/.state/bentoml
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help setup models serve demo test lint format bench bench-settings train lock clean
+.PHONY: help setup models serve demo test lint format bench bench-service bench-settings train lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,7 @@ demo: models ## analyse a real photograph through REST and a folder through the 
 	$(BIN)/python demo.py
 
 test: setup ## all tests but the slow ones
+	@tools/prometheus.sh || true
 	$(BIN)/python -m pytest
 
 lint: setup ## ruff, mypy, import contracts
@@ -58,6 +59,10 @@ format: setup ## rewrite the source in the project's format
 bench: models ## speed side by side with facenet-pytorch, five minutes: tables, and JSON in .state/bench
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.throughput
+
+bench-service: models ## the service beside the bare pipeline, in both topologies, and under ten times its load
+	$(BIN)/python -m benchmarks.service
+	$(BIN)/python -m benchmarks.overload
 
 bench-settings: models ## what the settings of detection cost and gain, as a table and JSON
 	$(BIN)/python -m benchmarks.detection_settings

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 from PIL import Image, ImageOps
 
 from handlers import Analysis, HandlerError, load_pipeline
-
-START_TIMEOUT_S = 60
-STOP_TIMEOUT_S = 20
+from service.client import Client
+from service.local import StartError, running_service
 
 
 def main() -> None:
@@ -29,18 +21,20 @@ def main() -> None:
 
     photo = (Path(skimage.__file__).parent / "data" / "astronaut.png").read_bytes()
     print("The astronaut photograph of scikit-image (NASA, public domain), through REST:\n")
-    with running_service() as url:
-        response = httpx.post(f"{url}/v1/analyze", files={"image": photo}, timeout=30)
-    response.raise_for_status()
-    body = response.json()
-    if not body["faces"]:
+    with tempfile.TemporaryDirectory(prefix="mien-demo-") as folder:
+        try:
+            with running_service(Path(folder) / "service.log", os.environ) as service, Client(service.url) as client:
+                body = client.analyze(photo)
+        except StartError as error:
+            sys.exit(str(error))
+    if not body.faces:
         sys.exit("the service found no face")
-    print(f"  POST {url}/v1/analyze  →  {response.status_code}")
-    print(f"  model {body['model']}, picture {body['width']}×{body['height']} px")
-    for face in body["faces"]:
-        edges = ", ".join(f"{edge} {value:.0f}" for edge, value in face["box"].items())
-        print(f"  a face at {edges} px (detection confidence {face['detection_confidence']:.4f}): {face['emotion']}\n")
-        print_probabilities(face["probabilities"])
+    print(f"  POST {service.url}/v1/analyze")
+    print(f"  model {body.model}, picture {body.width}×{body.height} px")
+    for face in body.faces:
+        edges = ", ".join(f"{edge} {value:.0f}" for edge, value in face.box)
+        print(f"  a face at {edges} px (detection confidence {face.detection_confidence:.4f}): {face.emotion}\n")
+        print_probabilities(face.probabilities)
 
     print("\nA folder made from it, through the pipeline:\n")
     with tempfile.TemporaryDirectory(prefix="mien-demo-") as folder:
@@ -49,45 +43,6 @@ def main() -> None:
         results = load_pipeline().analyze([file.read_bytes() for file in files])
         for file, result in zip(files, results, strict=True):
             print(f"  {file.name:24} {describe(result)}")
-
-
-@contextlib.contextmanager
-def running_service() -> Iterator[str]:
-    """Start the service on a free loopback port, wait until it is ready, and stop it in the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service"],
-            env={**os.environ, "MIEN_HOST": "127.0.0.1", "MIEN_PORT": str(port)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            deadline = time.monotonic() + START_TIMEOUT_S
-            while not is_ready(url):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    log.seek(0)
-                    sys.exit(f"the service did not start:\n{log.read().decode(errors='replace')}")
-                time.sleep(0.2)
-            yield url
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def is_ready(url: str) -> bool:
-    """True once the service and both runners answer."""
-    try:
-        return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def make_folder(folder: Path, photo: bytes) -> None:

@@ -39,6 +39,10 @@ class Worker:
         self.wait()
         self._connection.send((method, arguments))
 
+    def answered(self, within_s: float) -> bool:
+        """Whether `answer` would return at once, after waiting for so many seconds at most."""
+        return self._connection.poll(within_s)
+
     def answer(self) -> Any:
         """What the call returned. Raises WorkerError."""
         try:

@@ -1,28 +1,46 @@
-"""`python -m service`: check the settings and models, then hand over to `bentoml serve`."""
+"""`python -m service` runs the service; with `--check` it only looks whether settings and models are right."""
 
 from __future__ import annotations
 
-import os
+import argparse
 import sys
 
 from handlers.engines import choose_engine
 from handlers.errors import HandlerError
-from handlers.pipeline import describe_classifier
-from service.settings import SettingsError, get_settings
+from handlers.pipeline import DEFAULT, FAKE, describe_classifier
+from model_store import registry
+from model_store.errors import ModelStoreError
+from service.listeners import PortError
+from service.settings import Settings, SettingsError, get_settings
+from service.state_folder import StateError
+from service.supervisor import supervise
 
 
 def main() -> None:
-    """Replace this process by BentoML's server; exit with 1 and a line on stderr when a setting or model is wrong."""
+    """Serve until SIGTERM or SIGINT; exit with 1 and a line on stderr when a setting, model or address is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m service", description="Settings: see docs/settings.md.")
+    parser.add_argument("--check", action="store_true", help="check the settings and models, and serve nothing")
+    only_check = parser.parse_args().check
     try:
         settings = get_settings()
-        for model in settings.models:
-            describe_classifier(model)
-        choose_engine(settings.engine)
-    except (SettingsError, HandlerError) as error:
+        if only_check:
+            check_models(settings)
+            return
+        code = supervise(settings)
+    except (SettingsError, StateError, PortError, HandlerError, ModelStoreError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    environment = {**os.environ, "BENTOML_DO_NOT_TRACK": "True"}
-    arguments = ["-m", "bentoml", "serve", "service.app:Mien", "--host", settings.host, "--port", str(settings.port)]
-    os.execve(sys.executable, [sys.executable, *arguments], environment)
+    sys.exit(code)
+
+
+def check_models(settings: Settings) -> None:
+    """Look whether the engine and every model are there. Raises HandlerError or ModelStoreError."""
+    for model in settings.models:
+        describe_classifier(model)
+    if settings.detector == DEFAULT:
+        registry.load_default("face-detection")
+    elif settings.detector != FAKE:
+        registry.load(settings.detector)
+    choose_engine(settings.engine)
 
 
 if __name__ == "__main__":

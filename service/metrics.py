@@ -1,20 +1,118 @@
-"""Prometheus metrics of the API process. Labels come from closed sets only: routes, codes, stages, models, emotions."""
+"""Prometheus metrics of every process of the service, merged by `render`. docs/metrics.md says what each is for.
+
+Labels come from closed sets only: route templates, codes, stages, served models, emotions. Whoever sets the environment
+variable PROMETHEUS_MULTIPROC_DIR must do so before this module is imported, as prometheus_client decides then where
+values live.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+import os
+from collections.abc import Iterable
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+from service.settings import WORKER_VARIABLE
+
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+if os.environ.get(FOLDER_VARIABLE) and (_worker := os.environ.get(WORKER_VARIABLE)):
+    # By default a file is named after a process, so every restart would leave some for ever.
+    values.ValueClass = values.MultiProcessValue(lambda: _worker)  # type: ignore[no-untyped-call]
+
+STAGES = (
+    "queue",
+    "detect_call",
+    "detect_wait",
+    "decode",
+    "detect",
+    "classify_call",
+    "classify_wait",
+    "classify",
+)
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 30)
+_BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+# What BentoML's own series of the runners may name as an address; it would take any that is asked for.
+_RUNNER_ENDPOINTS = frozenset({"/detect", "/classify"})
 
 REQUESTS = Counter("mien_requests_total", "Requests by route template and result code", ("route", "code"))
-STAGE_SECONDS = Histogram(
-    "mien_stage_seconds",
-    "Seconds a request waited for each runner, queue included",
-    ("stage",),
-    buckets=(0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 30),
+REQUEST_SECONDS = Histogram(
+    "mien_request_seconds", "Seconds from a request's headers to the end of its answer", ("route",), buckets=_SECONDS
 )
+STAGE_SECONDS = Histogram(
+    "mien_stage_seconds", "Seconds of a stage of the way of a request", ("stage",), buckets=_SECONDS
+)
+BATCH_PICTURES = Histogram("mien_batch_pictures", "Pictures in one batch of the detector", buckets=_BATCH)
+BATCH_FACES = Histogram("mien_batch_faces", "Faces in one batch of the emotion model", buckets=_BATCH)
 FACES_PER_PICTURE = Histogram(
     "mien_faces_per_picture", "Faces found in a picture", buckets=(0, 1, 2, 3, 5, 8, 13, 21, 34, 55)
 )
 PREDICTIONS = Counter("mien_predictions_total", "Faces by model and emotion called", ("model", "emotion"))
+CONFIDENCE = Histogram(
+    "mien_prediction_confidence",
+    "Calibrated probability of the emotion called",
+    ("model",),
+    buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+)
+REJECTIONS = Counter("mien_rejections_total", "Requests turned away, by problem code", ("reason",))
 RUNNER_RETRIES = Counter(
     "mien_runner_retries_total", "Calls to a runner sent again after a lost connection", ("stage",)
 )
+IN_PROGRESS = Gauge("mien_pictures_in_progress", "Pictures in work now", multiprocess_mode="livesum")
+QUEUED = Gauge("mien_pictures_queued", "Pictures that wait for their turn now", multiprocess_mode="livesum")
+READY = Gauge("mien_ready", "1 if the last picture got through both stages, else 0", multiprocess_mode="livemin")
+# Every process that imports this has a value, the runners too, who never set theirs: theirs must not be the least.
+READY.set(1)
+MODEL_INFO = Gauge(
+    "mien_model_info",
+    "1 for each model served",
+    ("model", "task", "sha256", "architecture"),
+    multiprocess_mode="max",
+)
+BUILD_INFO = Gauge(
+    "mien_build_info",
+    "1 for the versions and the inference engine in use",
+    ("version", "python", "bentoml", "engine"),
+    multiprocess_mode="max",
+)
+
+
+def render() -> tuple[bytes, str]:
+    """The metrics of all processes in Prometheus' text format, and its content type.
+
+    Without PROMETHEUS_MULTIPROC_DIR (the service in one process, tests) those of this process. Reads a few files of
+    each process, so it blocks for some milliseconds.
+    """
+    registry = REGISTRY
+    if os.environ.get(FOLDER_VARIABLE):
+        registry = CollectorRegistry()
+        registry.register(_Merged(MultiProcessCollector(None)))  # type: ignore[no-untyped-call]
+    return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
+
+
+class _Merged(Collector):
+    """The merged series of all processes, without those of BentoML whose labels have no bound.
+
+    It labels by the address that a caller asked for, and some gauges by process number, for ever.
+    """
+
+    def __init__(self, processes: MultiProcessCollector) -> None:
+        self._processes = processes
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in self._processes.collect():  # type: ignore[no-untyped-call]
+            metric.samples = [sample for sample in metric.samples if _is_bounded(sample)]
+            if metric.samples:
+                yield metric
+
+
+def _is_bounded(sample: Sample) -> bool:
+    if "pid" in sample.labels:
+        return False
+    endpoint = sample.labels.get("endpoint")
+    return endpoint is None or endpoint in _RUNNER_ENDPOINTS

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from starlette.responses import Response
 
 from handlers.errors import HandlerError
+from service import metrics
 from service.request_context import current_request_id
+from service.schemas import Problem
 
 MEDIA_TYPE = "application/problem+json"
-_RETRY_AFTER_S = 1
+RETRY_AFTER_S = 1
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ PROBLEMS: dict[str, _Row] = {
     "unsupported_format": _Row(415, "This is not an image of a supported format"),
     "corrupt_image": _Row(422, "The image cannot be decoded"),
     "empty_image": _Row(422, "The image is empty"),
+    "unauthenticated": _Row(401, "An API key is needed"),
+    "forbidden": _Row(403, "This API key may not do that"),
+    "overloaded": _Row(429, "The service has more work than it can take", retry=True),
     "internal": _Row(500, "The service failed"),
     "unavailable": _Row(503, "The service cannot answer at the moment", retry=True),
     "timeout": _Row(504, "The request took too long", retry=True),
@@ -57,32 +61,38 @@ class MethodNotAllowedError(ServiceError):
         self.allow = allow
 
 
+class UnauthenticatedError(ServiceError):
+    """No API key, or one that is not known."""
+
+    code: ClassVar[str] = "unauthenticated"
+
+
+class ForbiddenError(ServiceError):
+    """A known API key without the scope that this address needs."""
+
+    code: ClassVar[str] = "forbidden"
+
+
+class OverloadedError(ServiceError):
+    """More work than the queue takes. retry_after_s: when it may be worth trying again, in whole seconds."""
+
+    code: ClassVar[str] = "overloaded"
+
+    def __init__(self, detail: str, retry_after_s: int = RETRY_AFTER_S) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
 class UnavailableError(ServiceError):
     """A runner cannot be reached, or sheds load."""
 
     code: ClassVar[str] = "unavailable"
 
 
-class DeadlineError(ServiceError):
-    """The request's time is over."""
-
-    code: ClassVar[str] = "timeout"
-
-
-class Problem(BaseModel):
-    """The body of every error."""
-
-    type: str = Field(examples=["urn:mien:problem:corrupt_image"])
-    title: str = Field(examples=[PROBLEMS["corrupt_image"].title])
-    status: int = Field(examples=[422])
-    detail: str = Field(examples=["the image cannot be decoded (OSError)"])
-    code: str = Field(examples=["corrupt_image"])
-    request_id: str = Field(examples=["2f1c8e5c6f0b4f0e9a57d8f2f3c2a1b0"])
-
-
 def problem_of(error: HandlerError) -> Problem:
-    """The body for an error. A code that the table lacks is a fault of ours, and answered as one."""
+    """The body for an error that is answered now, which is counted. A code that the table lacks is a fault of ours."""
     code = error.code if error.code in PROBLEMS else "internal"
+    metrics.REJECTIONS.labels(code).inc()
     detail = "the cause is in the service's log under the request id" if code == "internal" else error.detail
     row = PROBLEMS[code]
     return Problem(
@@ -95,10 +105,14 @@ def problem_of(error: HandlerError) -> Problem:
     )
 
 
-def problem_response(error: HandlerError) -> JSONResponse:
+def problem_response(error: HandlerError) -> Response:
     """The HTTP response for an error."""
     problem = problem_of(error)
-    headers = {"Retry-After": str(_RETRY_AFTER_S)} if PROBLEMS[problem.code].retry else {}
+    headers = {}
+    if PROBLEMS[problem.code].retry:
+        headers["Retry-After"] = str(error.retry_after_s if isinstance(error, OverloadedError) else RETRY_AFTER_S)
     if isinstance(error, MethodNotAllowedError):
         headers["Allow"] = error.allow
-    return JSONResponse(problem.model_dump(), problem.status, headers, MEDIA_TYPE)
+    if isinstance(error, UnauthenticatedError):
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(problem.model_dump_json(), problem.status, headers, MEDIA_TYPE)

@@ -1,138 +1,250 @@
-"""The REST door: translates HTTP to `Analyzer.analyze` and back, and nothing else."""
+"""The REST doors: translate HTTP to `Analyzer` and back, and nothing else."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.datastructures import UploadFile
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
-from starlette.routing import Match
+from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from handlers.detection.settings import SMALLEST_MIN_FACE_SIZE_PX
 from handlers.errors import HandlerError, InvalidRequestError
-from handlers.results import Analysis
+from handlers.results import Analysis, DetectedPicture, Emotion
+from service import openapi
 from service.analyzer import Analyzer, Options
-from service.middleware import RequestMiddleware
-from service.problems import MEDIA_TYPE, MethodNotAllowedError, NotFoundError, Problem, problem_response
-from service.schemas import AnalysisBody
+from service.middleware import ASGIScope, Receive, Send
+from service.problems import MethodNotAllowedError, NotFoundError, problem_of, problem_response
+from service.schemas import (
+    AnalysisBody,
+    BatchBody,
+    ClassificationBody,
+    CropResult,
+    DetectionBody,
+    EmotionBody,
+    LegacyBoxesBody,
+    LegacyProbabilitiesBody,
+    PictureBody,
+    PictureResult,
+)
 from service.settings import Settings
+from service.uploads import Upload, read_upload
 
-_IMAGE = {"type": "string", "format": "binary"}
-_IMAGE_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {"type": "object", "required": ["image"], "properties": {"image": _IMAGE}}
-            },
-            **{f"image/{kind}": {"schema": _IMAGE} for kind in ("jpeg", "png", "webp", "bmp", "gif", "tiff")},
-            "application/octet-stream": {"schema": _IMAGE},
-        },
-    }
-}
-_PROBLEM: dict[str, Any] = {"model": Problem, "content": {MEDIA_TYPE: {}}}
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {**_PROBLEM, "description": "`invalid_request`"},
-    404: {**_PROBLEM, "description": "`model_not_found`"},
-    413: {**_PROBLEM, "description": "`too_large`"},
-    415: {**_PROBLEM, "description": "`unsupported_format`"},
-    422: {**_PROBLEM, "description": "`corrupt_image`, `empty_image`"},
-    503: {**_PROBLEM, "description": "`unavailable`"},
-    504: {**_PROBLEM, "description": "`timeout`"},
-}
+ONE_PICTURE_PATHS = ("/v1/analyze", "/v1/detect", "/infer")
+SEVERAL_PICTURES_PATHS = ("/v1/analyze/batch", "/v1/classify")
+
+MinFaceSize = Annotated[
+    int | None, Field(ge=SMALLEST_MIN_FACE_SIZE_PX, le=10_000, description="smallest face looked for, in pixels")
+]
+Model = Annotated[str | None, Field(max_length=200, description="a served model; the first one if left out")]
+TopK = Annotated[int | None, Field(ge=1, le=100, description="keep the likeliest labels only")]
+Landmarks = Annotated[bool, Field(description="include the five landmarks")]
 
 
-def build_rest_app(settings: Settings) -> FastAPI:
-    """The REST application. Its `state.analyzer` must be set before it answers."""
-    app = FastAPI(
-        title="Mien",
-        description="Reads facial expressions in photographs. Scores describe expressions, not feelings.",
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-    )
-    app.add_middleware(RequestMiddleware, max_body_bytes=settings.max_body_bytes)
+class AnalyzeQuery(BaseModel):
+    """Options of `/v1/analyze` and `/v1/analyze/batch`."""
+
+    model: Model = None
+    top_k: TopK = None
+    min_face_size: MinFaceSize = None
+    landmarks: Landmarks = False
+
+
+class DetectQuery(BaseModel):
+    """Options of `/v1/detect`."""
+
+    min_face_size: MinFaceSize = None
+    landmarks: Landmarks = False
+
+
+class ClassifyQuery(BaseModel):
+    """Options of `/v1/classify`."""
+
+    model: Model = None
+    top_k: TopK = None
+
+
+class LegacyQuery(BaseModel):
+    """Options of `/infer`."""
+
+    model_type: Literal["face", "emotion"] = "emotion"
+
+
+AnyQuery = TypeVar("AnyQuery", bound=BaseModel)
+
+
+def add_rest_doors(app: FastAPI) -> None:
+    """Add the doors that work on pictures. `app.state` must have `settings`, and `analyzer` before they answer."""
+    for path, door, summary, files in (
+        ("/v1/analyze", analyze, "Faces and expressions of one picture", openapi.one_file("image", AnalyzeQuery)),
+        (
+            "/v1/analyze/batch",
+            analyze_batch,
+            "Faces and expressions of several pictures",
+            openapi.files("images", AnalyzeQuery),
+        ),
+        ("/v1/detect", detect, "Faces of one picture", openapi.one_file("image", DetectQuery)),
+        ("/v1/classify", classify, "Expressions of face crops", openapi.crops("images", ClassifyQuery)),
+        ("/infer", infer, "The contract of an older server", openapi.form_file("file", LegacyQuery)),
+    ):
+        app.add_api_route(
+            path,
+            door,
+            methods=["POST"],
+            response_model_exclude_none=True,
+            responses=openapi.problems(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504),
+            openapi_extra=files,
+            summary=summary,
+            tags=["pictures"],
+        )
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer errors and unknown addresses as problems. Call it last: the route for unknown addresses takes them all."""
     app.add_exception_handler(HandlerError, _handler_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
-    app.add_api_route(
-        "/v1/analyze",
-        analyze,
-        methods=["POST"],
-        response_model_exclude_none=True,
-        responses=_PROBLEMS,
-        openapi_extra=_IMAGE_BODY,
-        summary="Faces and expressions of one picture",
-    )
-    app.add_api_route(
-        "/{path:path}",
-        unknown_path,
-        methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
-        include_in_schema=False,
-    )
-    return app
+    app.router.routes.append(Route("/{path:path}", UnknownAddress(), include_in_schema=False))
 
 
-async def analyze(
-    request: Request,
-    model: Annotated[str | None, Query(description="a served model; the first one if left out")] = None,
-    top_k: Annotated[int | None, Query(ge=1, le=100, description="keep the likeliest labels only")] = None,
-    min_face_size: Annotated[
-        int | None, Query(ge=SMALLEST_MIN_FACE_SIZE_PX, le=10_000, description="smallest face looked for, in pixels")
-    ] = None,
-    landmarks: Annotated[bool, Query(description="include the five landmarks")] = False,
-) -> AnalysisBody:
-    """Analyse one picture, sent as the body itself or as the field `image` of a multipart form."""
-    analyzer: Analyzer = request.app.state.analyzer
-    spec = analyzer.spec(model)
-    image = await _read_image(request)
-    (result,) = await analyzer.analyze([image], Options(model, min_face_size))
+async def analyze(request: Request, query: Annotated[AnalyzeQuery, Query()]) -> AnalysisBody:
+    """Analyse one picture, sent as the body itself or as the field `image` of a multipart form.
+
+    In a form the options may be fields, too.
+    """
+    analyzer = _analyzer(request)
+    analyzer.spec(query.model)
+    upload = await read_upload(request, "image", 1)
+    options = _with_fields(query, upload)
+    (result,) = await analyzer.analyze(upload.images, Options(options.model, options.min_face_size))
     if not isinstance(result, Analysis):
         raise result
-    return AnalysisBody.of(result, spec.tag, top_k, landmarks)
+    return AnalysisBody.of(result, analyzer.spec(options.model).tag, options.top_k, options.landmarks)
 
 
-async def _read_image(request: Request) -> bytes:
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        return await request.body()
+async def analyze_batch(request: Request, query: Annotated[AnalyzeQuery, Query()]) -> BatchBody:
+    """Analyse the pictures in the fields `images` of a multipart form; a picture's error is its result."""
+    analyzer = _analyzer(request)
+    analyzer.spec(query.model)
+    upload = await read_upload(request, "images", _settings(request).max_files)
+    if not upload.form:
+        raise InvalidRequestError("send a multipart form with the file field `images` once or more")
+    options = _with_fields(query, upload)
+    results = await analyzer.analyze(upload.images, Options(options.model, options.min_face_size))
+    return BatchBody(
+        model=analyzer.spec(options.model).tag,
+        results=[
+            PictureResult(index=index, problem=problem_of(result))
+            if isinstance(result, HandlerError)
+            else PictureResult(
+                index=index,
+                analysis=PictureBody(**PictureBody.fields_of(result, options.top_k, options.landmarks)),
+            )
+            for index, result in enumerate(results)
+        ],
+    )
+
+
+async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> DetectionBody:
+    """Find the faces of one picture, sent as the body itself or as the field `image` of a multipart form."""
+    upload = await read_upload(request, "image", 1)
+    options = _with_fields(query, upload)
+    (result,) = await _analyzer(request).detect(upload.images, Options(None, options.min_face_size))
+    if not isinstance(result, DetectedPicture):
+        raise result
+    return DetectionBody.of(result, options.landmarks)
+
+
+async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -> ClassificationBody:
+    """Judge pictures that are nothing but a face, without looking for one.
+
+    Send one as the body itself, or several as the fields `images` of a multipart form; in a form a crop's error is its
+    result.
+    """
+    analyzer = _analyzer(request)
+    analyzer.spec(query.model)
+    upload = await read_upload(request, "images", _settings(request).max_files)
+    options = _with_fields(query, upload)
+    results = await analyzer.classify(upload.images, options.model)
+    if not upload.form and isinstance(results[0], HandlerError):
+        raise results[0]
+    return ClassificationBody(
+        model=analyzer.spec(options.model).tag,
+        results=[
+            CropResult(index=index, problem=problem_of(result))
+            if isinstance(result, HandlerError)
+            else CropResult(index=index, emotion=EmotionBody.of(result, options.top_k))
+            for index, result in enumerate(results)
+        ],
+    )
+
+
+async def infer(request: Request, query: Annotated[LegacyQuery, Query()]) -> LegacyBoxesBody | LegacyProbabilitiesBody:
+    """For clients of an older server: the boxes of a picture, or the probabilities of a picture of a face."""
+    upload = await read_upload(request, "file", 1)
+    if not upload.form:
+        raise InvalidRequestError("send a multipart form with the file field `file`")
+    if _with_fields(query, upload).model_type == "face":
+        (picture,) = await _analyzer(request).detect(upload.images, Options())
+        if not isinstance(picture, DetectedPicture):
+            raise picture
+        return LegacyBoxesBody(boxes=[list(face.box_px) for face in picture.detections])
+    (emotion,) = await _analyzer(request).classify(upload.images, None)
+    if not isinstance(emotion, Emotion):
+        raise emotion
+    return LegacyProbabilitiesBody(probabilities=dict(sorted(emotion.probabilities.items())))
+
+
+class UnknownAddress:
+    """Every address and method that no other route has, methods that nobody knows among them."""
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """ASGI entry point. Raises MethodNotAllowedError or NotFoundError."""
+        for route in scope["app"].router.routes:
+            if isinstance(route, Route) and route.methods and route.matches(scope)[0] is Match.PARTIAL:
+                allow = ", ".join(sorted(route.methods))
+                raise MethodNotAllowedError(f"this address takes {allow}", allow)
+        raise NotFoundError("no such address")
+
+
+def _analyzer(request: Request) -> Analyzer:
+    analyzer: Analyzer = request.app.state.analyzer
+    return analyzer
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _with_fields(query: AnyQuery, upload: Upload) -> AnyQuery:
+    """The options of the address, and over them those of the form."""
+    if not upload.fields:
+        return query
     try:
-        async with request.form(max_files=1, max_fields=10) as form:
-            upload = form.get("image")
-            if not isinstance(upload, UploadFile):
-                raise InvalidRequestError("the form has no file field `image`")
-            return await upload.read()
-    except (MultiPartException, HTTPException) as error:
-        raise InvalidRequestError(f"the multipart form cannot be read: {getattr(error, 'detail', error)}") from None
+        return type(query).model_validate({**query.model_dump(exclude_unset=True), **upload.fields})
+    except ValidationError as error:
+        raise InvalidRequestError(_explain(error.errors())) from None
 
 
-async def unknown_path(request: Request, path: str) -> None:
-    """Every address that no other route has."""
-    for route in request.app.router.routes:
-        if route.matches(request.scope)[0] is Match.PARTIAL:
-            allow = ", ".join(sorted(route.methods))
-            raise MethodNotAllowedError(f"{request.method} is not a method of this address", allow)
-    raise NotFoundError("no such address")
+def _explain(errors: Any) -> str:
+    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in errors)
 
 
-async def _handler_error(_: Request, error: Exception) -> JSONResponse:
+async def _handler_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HandlerError)
     return problem_response(error)
 
 
-async def _validation_error(_: Request, error: Exception) -> JSONResponse:
+async def _validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    detail = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-    return problem_response(InvalidRequestError(detail))
+    return problem_response(InvalidRequestError(_explain(error.errors())))
 
 
-async def _http_exception(_: Request, error: Exception) -> JSONResponse:
+async def _http_exception(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
-        return problem_response(MethodNotAllowedError(str(error.detail), allow))
     kind = NotFoundError if error.status_code == 404 else InvalidRequestError
     return problem_response(kind(str(error.detail)))

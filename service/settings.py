@@ -18,6 +18,8 @@ from handlers.pipeline import ClassifierPrecision
 from model_store.manifest import Tta
 
 PREFIX = "MIEN_"
+WORKER_VARIABLE = f"{PREFIX}WORKER"
+"""Not a setting: the supervisor tells each worker its name in it."""
 Probability = Annotated[float, Field(gt=0, lt=1)]
 _DETECTION = DetectionSettings()
 
@@ -49,7 +51,7 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins whose pages may call the service, comma-separated, or `*`; none if left out."""
 
-    otlp_endpoint: str | None = None
+    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://")] | None = None
     """Base URL of an OpenTelemetry collector (OTLP over HTTP) that gets traces; none are made if left out."""
 
     topology: Literal["runners", "inline"] = "runners"
@@ -109,7 +111,7 @@ class Settings(BaseSettings):
     queue_size: Annotated[int, Field(ge=0, le=4096)] = 64
     """Pictures that wait in one API process for their turn; one more gets `overloaded` (429)."""
 
-    queue_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 1_000
+    queue_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 2_000
     """Longest wait for the turn; who waited or would wait longer gets `overloaded` (429)."""
 
     max_pending_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
@@ -142,20 +144,15 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written."""
 
-    @field_validator("cors_origins", mode="before")
-    @classmethod
-    def _split_origins(cls, origins: object) -> object:
-        return tuple(part.strip() for part in origins.split(",") if part.strip()) if isinstance(origins, str) else origins
-
     @field_validator("detection_thresholds", mode="before")
     @classmethod
     def _split_thresholds(cls, thresholds: object) -> object:
         return tuple(part.strip() for part in thresholds.split(",")) if isinstance(thresholds, str) else thresholds
 
-    @field_validator("models", mode="before")
+    @field_validator("cors_origins", "models", mode="before")
     @classmethod
-    def _split_models(cls, models: object) -> object:
-        return tuple(part.strip() for part in models.split(",") if part.strip()) if isinstance(models, str) else models
+    def _split_names(cls, names: object) -> object:
+        return tuple(part.strip() for part in names.split(",") if part.strip()) if isinstance(names, str) else names
 
     @field_validator("host")
     @classmethod
@@ -199,11 +196,6 @@ class Settings(BaseSettings):
     def limits(self) -> DecodeLimits:
         """What a picture may cost, for the decoder."""
         return DecodeLimits(self.max_image_bytes, self.max_image_pixels, self.max_image_side_px)
-
-    @property
-    def max_body_bytes(self) -> int:
-        """Largest request body: an image and the wrapping of a multipart form."""
-        return self.max_image_bytes + 64 * 1024
 
 
 def usable_cores() -> int:

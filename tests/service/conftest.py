@@ -11,9 +11,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from handlers.pipeline import FAKE
+from service.admission import Admission
 from service.analyzer import Analyzer, RunnerCall
+from service.api_keys import ApiKeys
+from service.catalog import read_cards
+from service.edge import build_edge, build_rest_app
 from service.logs import LOGGERS
-from service.rest import build_rest_app
+from service.readiness import Readiness
 from service.runners import DetectorRunner, EmotionRunner, pickled
 from service.settings import PREFIX, Settings, get_settings
 from tests.service.server_process import RunningService, home_with_models, running_service
@@ -58,6 +62,12 @@ def in_process(method: Callable[[list[bytes]], list[bytes]]) -> RunnerCall:
     return pickled(call)
 
 
+def make_admission(settings: Settings) -> Admission:
+    return Admission(
+        settings.n_concurrent, settings.queue_size, settings.queue_timeout_ms / 1000, settings.max_pending_bytes
+    )
+
+
 @pytest.fixture
 def detect(fake_environment: None) -> RunnerCall:
     """The detector runner on the fake detector, without BentoML around it."""
@@ -81,12 +91,16 @@ def make_client(environment: Callable[..., None]) -> MakeClient:
         environment(**{name: str(value) for name, value in variables.items()})
         settings = Settings()
         app = build_rest_app(settings)
+        admission = make_admission(settings)
         app.state.analyzer = Analyzer(
             settings,
+            admission,
             detect or in_process(DetectorRunner.inner().detect),
             classify or in_process(EmotionRunner.inner().classify),
         )
-        return TestClient(app)
+        app.state.readiness = Readiness(app.state.analyzer, settings.readiness_interval_s)
+        app.state.cards = read_cards(app.state.analyzer.models)
+        return TestClient(build_edge(settings, app, ApiKeys(settings.api_keys_file), admission))
 
     return make
 

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import signal
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from service import local
+
 REPOSITORY = Path(__file__).parents[2]
-_READY_WITHIN_S = 60
-_GONE_WITHIN_S = 20
 # Below the range of outgoing connections (32768 up), and different in sessions that run side by side.
+_numbers = itertools.count()
 _ports = iter(range(20_000 + os.getpid() % 100 * 100, 32_000))
 
 Labels = frozenset[tuple[str, str]]
 Samples = dict[tuple[str, Labels], float]
 
 
-@dataclass(frozen=True)
-class RunningService:
-    """A started service; `pid` is the parent of all its processes."""
-
-    port: int
-    pid: int
-    log_path: Path
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+class RunningService(local.LocalService):
+    """A started service and its metrics."""
 
     def samples(self) -> Samples:
         text = httpx.get(f"{self.url}/metrics", timeout=30).raise_for_status().text
@@ -76,40 +64,14 @@ def home_with_models(home: Path, models: Path) -> Path:
 
 @contextmanager
 def running_service(home: Path, *command: str, cwd: Path = REPOSITORY, **settings: str) -> Iterator[RunningService]:
-    """Run `python -m <command>`, else `python -m service`, until the block ends. home: see `home_with_models`."""
-    port = free_port()
+    """Run `python -m <command>`, else `python -m service`, until the block ends. home: see `home_with_models`.
+
+    Its queue is patient unless told otherwise: a slow machine is no reason for a 429.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MIEN_", "BENTOML_"))}
-    log_path = home / "service.log"
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *(command or ("service",))],
-            cwd=cwd,
-            env={**inherited, **settings, "MIEN_PORT": str(port), "BENTOML_PORT": str(port), "BENTOML_HOME": str(home)},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        service = RunningService(port, process.pid, log_path)
-        _wait_until_ready(service, process)
-        yield service
-    finally:
-        process.terminate()
-        try:
-            process.wait(_GONE_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _wait_until_ready(service: RunningService, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + _READY_WITHIN_S
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            if httpx.get(f"{service.url}/readyz", timeout=2).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise RuntimeError(f"the service did not become ready:\n{service.log_path.read_text()[-8000:]}")
+    environment = {**inherited, "MIEN_QUEUE_TIMEOUT_MS": "60000", **settings, "BENTOML_HOME": str(home)}
+    log_path = home / f"service-{next(_numbers)}.log"
+    with local.running_service(
+        log_path, environment, command=command or ("service",), port=free_port(), cwd=cwd
+    ) as service:
+        yield RunningService(service.port, service.pid, service.log_path, service.start_s)

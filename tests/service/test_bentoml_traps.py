@@ -19,7 +19,7 @@ from aiohttp import web
 
 from service.analyzer import call_runner
 from service.app import Mien
-from service.runners import RUNNER_CONNECTION, DetectorRunner
+from service.runners import RUNNER_CONNECTION, DetectorRunner, pickled
 
 
 @asynccontextmanager
@@ -94,6 +94,9 @@ def test_the_client_of_every_runner_uses_our_connection_settings() -> None:
         assert {"max_requests": manager.max_requests, "max_age": manager.max_age} == RUNNER_CONNECTION
 
 
+_RESULT = pickle.dumps("result")
+
+
 class _ClosingRunner:
     """A runner that closes its connection just as a second request comes in on it, as the real one does after 5 s."""
 
@@ -103,7 +106,7 @@ class _ClosingRunner:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         await self._read_request(reader)
-        answer = pickle.dumps([b"result"])
+        answer = pickle.dumps([_RESULT])
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.bentoml+pickle\r\nContent-Length: %d\r\n\r\n"
         writer.write(head % len(answer) + answer)
         await writer.drain()
@@ -137,8 +140,8 @@ async def _second_call(wrapped: bool) -> tuple[list[Any], int]:
             results: list[Any] = await client.detect(items)
             return results
 
-        assert await bare([b"first"]) == [b"result"]
-        second = call_runner("detect", bare, [b"second"]) if wrapped else bare([b"second"])
+        assert await bare([b"first"]) == [_RESULT]
+        second = call_runner("detect", pickled(bare), ["second"]) if wrapped else bare([b"second"])
         return await second, runner.connections
 
 
@@ -153,7 +156,7 @@ def test_trap_the_client_does_not_repeat_a_call_on_a_connection_that_just_closed
 
 
 def test_our_call_of_a_runner_survives_a_connection_that_just_closed() -> None:
-    assert asyncio.run(_second_call(wrapped=True)) == ([b"result"], 2)
+    assert asyncio.run(_second_call(wrapped=True)) == (["result"], 2)
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,27 @@ from collections.abc import Iterator
 import pytest
 
 import service.problems
-from handlers.errors import HandlerError
+from handlers.errors import ExpiredError, HandlerError
+from service import metrics
 from service.problems import (
     MEDIA_TYPE,
     PROBLEMS,
-    DeadlineError,
-    Problem,
+    ForbiddenError,
+    MethodNotAllowedError,
+    OverloadedError,
+    UnauthenticatedError,
     UnavailableError,
     problem_of,
     problem_response,
 )
 from service.request_context import enter_request, leave_request
+from service.schemas import Problem
 
 # The contract with callers, written down a second time on purpose.
 STATUS_BY_CODE = {
     "invalid_request": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
     "not_found": 404,
     "model_not_found": 404,
     "method_not_allowed": 405,
@@ -28,6 +34,7 @@ STATUS_BY_CODE = {
     "unsupported_format": 415,
     "corrupt_image": 422,
     "empty_image": 422,
+    "overloaded": 429,
     "internal": 500,
     "unavailable": 503,
     "timeout": 504,
@@ -81,8 +88,31 @@ def test_an_unknown_code_is_answered_as_internal() -> None:
 def test_only_a_passing_failure_says_when_to_try_again(kind: type[HandlerError]) -> None:
     response = problem_response(kind("busy"))
 
-    assert ("retry-after" in response.headers) == (kind in (UnavailableError, DeadlineError))
+    assert ("retry-after" in response.headers) == (kind in (UnavailableError, OverloadedError, ExpiredError))
     assert response.headers.get("retry-after", "1").isdigit()
+
+
+@pytest.mark.parametrize(("kind", "counted_as"), [(OverloadedError, "overloaded"), (HandlerError, "internal")])
+def test_an_error_that_is_answered_is_counted_once_by_its_code(kind: type[HandlerError], counted_as: str) -> None:
+    counter = metrics.REJECTIONS.labels(counted_as)
+    before = counter._value.get()
+
+    problem_response(kind("busy"))
+
+    assert counter._value.get() == before + 1
+
+
+def test_who_is_overloaded_says_for_how_long() -> None:
+    assert problem_response(OverloadedError("busy", 17)).headers["retry-after"] == "17"
+
+
+def test_who_needs_a_key_is_told_how_to_send_it_and_who_has_one_is_not() -> None:
+    assert problem_response(UnauthenticatedError("no key")).headers["www-authenticate"] == "Bearer"
+    assert "www-authenticate" not in problem_response(ForbiddenError("not with this key")).headers
+
+
+def test_who_uses_a_wrong_method_is_told_the_right_ones() -> None:
+    assert problem_response(MethodNotAllowedError("no", "GET, HEAD")).headers["allow"] == "GET, HEAD"
 
 
 def test_the_body_is_an_rfc_9457_problem_with_code_and_request_id() -> None:

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
-from service.request_context import current_request_id, enter_request, leave_request
+from service.request_context import (
+    current_deadline_s,
+    current_request_id,
+    enter_batch,
+    enter_request,
+    leave_request,
+    set_deadline,
+)
 
 
 def _taken(wanted: str | None) -> str:
@@ -49,3 +57,30 @@ def test_concurrent_tasks_keep_their_own_id() -> None:
         return await asyncio.gather(*(task(f"id-{index}") for index in range(20)))
 
     assert all(asyncio.run(main()))
+
+
+@pytest.mark.parametrize("n_requests", [0, 1, 100])
+def test_a_batch_has_every_id_once_however_many_there_are(n_requests: int) -> None:
+    ids = [f"{index:032x}" for index in range(n_requests)]
+
+    token = enter_batch([*ids, *ids])
+
+    assert current_request_id() == "+".join(ids)
+    leave_request(token)
+    assert current_request_id() == ""
+
+
+def test_a_task_takes_its_deadline_to_those_that_it_starts_and_to_no_other() -> None:
+    async def seen() -> float:
+        return current_deadline_s()
+
+    async def request(deadline_s: float) -> tuple[float, ...]:
+        set_deadline(deadline_s)
+        await asyncio.sleep(0)
+        return tuple(await asyncio.gather(seen(), seen()))
+
+    async def main() -> None:
+        assert await asyncio.gather(request(1.0), request(2.0), seen()) == [(1.0, 1.0), (2.0, 2.0), math.inf]
+        assert current_deadline_s() == math.inf
+
+    asyncio.run(main())

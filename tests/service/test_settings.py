@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from handlers.decode import DecodeLimits
 from handlers.detection.settings import DetectionSettings
+from service import settings as settings_module
 from service.settings import PREFIX, Settings, SettingsError, get_settings
 from tests.service.server_process import REPOSITORY
 
@@ -36,6 +38,16 @@ def test_defaults_serve_the_default_models_on_loopback_only(environment: Environ
         ("models", "fake", ("fake",)),
         ("models", "a:1.0.0, b ,,c", ("a:1.0.0", "b", "c")),
         ("allow_public", "true", True),
+        ("api_keys_file", "/run/keys", Path("/run/keys")),
+        ("state_dir", "/run/mien", Path("/run/mien")),
+        ("cors_origins", "*", ("*",)),
+        ("cors_origins", "https://a.example, https://b.example,", ("https://a.example", "https://b.example")),
+        ("cors_origins", "", ()),
+        ("otlp_endpoint", "http://127.0.0.1:4318", "http://127.0.0.1:4318"),
+        ("topology", "inline", "inline"),
+        ("queue_size", "0", 0),
+        ("queue_timeout_ms", "1", 1),
+        ("readiness_interval_s", "0.5", 0.5),
         ("engine", "openvino", "openvino"),
         ("engine", "torch", "torch"),
         ("precision", "int8", "int8"),
@@ -69,6 +81,21 @@ def test_settings_are_read_once_and_frozen(environment: Environment) -> None:
         ("models", ""),
         ("models", " , "),
         ("threads", "0"),
+        ("topology", "outline"),
+        ("api_workers", "0"),
+        ("detector_workers", "-1"),
+        ("detector_workers", "65"),
+        ("emotion_workers", "0"),
+        ("concurrency", "-1"),
+        ("queue_size", "-1"),
+        ("queue_timeout_ms", "0"),
+        ("max_pending_bytes", "1023"),
+        ("readiness_interval_s", "0"),
+        ("grace_s", "0"),
+        ("max_files", "0"),
+        ("max_request_bytes", "1023"),
+        ("max_header_bytes", "1023"),
+        ("max_header_bytes", "65537"),
         ("timeout_s", "0"),
         ("timeout_s", "nan"),
         ("detector_batch_size", "1"),
@@ -110,13 +137,72 @@ def test_all_wrong_values_are_named_at_once(environment: Environment) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_an_address_that_others_reach_needs_permission(environment: Environment, host: str) -> None:
+@pytest.mark.parametrize("protection", [{"allow_public": "true"}, {"api_keys_file": "/run/keys"}])
+def test_an_address_that_others_reach_needs_keys_or_permission(
+    environment: Environment, host: str, protection: dict[str, str]
+) -> None:
     environment(host=host)
-    with pytest.raises(SettingsError, match=f"{host} .*MIEN_ALLOW_PUBLIC"):
+    with pytest.raises(SettingsError, match=f"{host} .*MIEN_API_KEYS_FILE.*MIEN_ALLOW_PUBLIC"):
         get_settings()
 
-    environment(allow_public="true")
+    environment(**protection)
     assert get_settings().host == host
+
+
+def test_keys_are_optional_on_loopback_and_nothing_is_allowed_to_other_origins(environment: Environment) -> None:
+    settings = get_settings()
+
+    assert (settings.api_keys_file, settings.cors_origins, settings.otlp_endpoint) == (None, (), None)
+
+
+@pytest.mark.parametrize(
+    ("cores", "asked", "n_workers"), [(1, "0", 1), (3, "0", 3), (16, "0", 4), (16, "7", 7), (1, "2", 2)]
+)
+def test_there_is_a_detector_for_each_core_but_four_at_most_unless_told(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch, cores: int, asked: str, n_workers: int
+) -> None:
+    monkeypatch.setattr(settings_module, "usable_cores", lambda: cores)
+    environment(detector_workers=asked)
+
+    assert get_settings().n_detector_workers == n_workers
+
+
+@pytest.mark.parametrize(
+    ("changes", "n_concurrent"),
+    [
+        ({}, 8),
+        ({"detector_workers": "3"}, 12),
+        ({"detector_workers": "3", "api_workers": "2"}, 6),
+        ({"detector_workers": "1", "api_workers": "3"}, 2),
+        ({"detector_workers": "3", "topology": "inline"}, 4),
+        ({"topology": "inline", "api_workers": "3"}, 4),
+        ({"detector_workers": "3", "concurrency": "5"}, 5),
+    ],
+)
+def test_every_detector_process_has_four_pictures_that_the_api_processes_share(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], n_concurrent: int
+) -> None:
+    monkeypatch.setattr(settings_module, "usable_cores", lambda: 2)
+    environment(**changes)
+
+    assert get_settings().n_concurrent == n_concurrent
+
+
+def test_the_usable_cores_are_some_of_the_machines() -> None:
+    assert 1 <= settings_module.usable_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_the_usable_cores_follow_the_affinity_of_the_process() -> None:
+    one = str(min(os.sched_getaffinity(0)))
+    code = (
+        f"import os; os.sched_setaffinity(0, {{{one}}}); from service import settings; print(settings.usable_cores())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert done.stdout == "1\n"
 
 
 def test_faces_are_looked_for_as_the_defaults_say_unless_told_otherwise(environment: Environment) -> None:
@@ -126,13 +212,6 @@ def test_faces_are_looked_for_as_the_defaults_say_unless_told_otherwise(environm
     assert get_settings().detection == DetectionSettings(
         min_face_size_px=40, thresholds=(0.5, 0.6, 0.8), max_side_px=640
     )
-
-
-def test_the_body_limit_leaves_room_for_a_form_around_the_largest_image(environment: Environment) -> None:
-    environment(max_image_bytes="5000")
-
-    assert get_settings().limits.max_bytes == 5000
-    assert get_settings().max_body_bytes > 5000 + 1024
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
