@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from benchmarks.load import Answers, Load
-from benchmarks.report import FOLDER, command_line, heading, machine, ratio, table, write_json
+from benchmarks.report import FOLDER, command_line, heading, machine, table, write_json
 from benchmarks.scenes import Scene, composite_scene
 from benchmarks.systems import Ours
 from benchmarks.workers import Worker
@@ -105,7 +105,7 @@ def rates_table(results: dict[str, Any]) -> str:
     for name, result in results.items():
         if name != BARE:
             topology, concurrency = name.split()
-            cells = [f"{result['rate']:.1f}", ratio(result["rate"] / bare)]
+            cells = [f"{result['rate']:.1f}", f"{result['rate'] / bare:.0%}"]
             rows.append([topology, concurrency, *cells, f"{result['p50_ms']:.0f}", f"{result['p99_ms']:.0f}"])
     return table(
         ["system", "requests at once", "pictures a second", "of the bare pipeline", "p50, ms", "p99, ms"], rows

@@ -22,8 +22,9 @@ _SMOOTHING = 0.1
 class Admission:
     """Bounds of one API process.
 
-    concurrency: pictures in work at once. queue_size: pictures that wait. queue_timeout_s: longest wait.
-    max_pending_bytes: of the bodies that are held.
+    concurrency: pictures in work at once. queue_size: pictures that wait. queue_timeout_s: longest wait; what a picture
+    lately took once it had its turn is part of it, since most of that is waiting, too. max_pending_bytes: of the bodies
+    that are held.
     """
 
     def __init__(self, concurrency: int, queue_size: int, queue_timeout_s: float, max_pending_bytes: int) -> None:
@@ -81,7 +82,7 @@ class Admission:
         self._turns.append(entry)
         self._count_waiting(n_pictures)
         try:
-            async with asyncio.timeout(self._queue_timeout_s):
+            async with asyncio.timeout(max(0.0, self._queue_timeout_s - self._mean_work_s)):
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():
@@ -107,7 +108,9 @@ class Admission:
         metrics.QUEUED.inc(change)
 
     def _expected_wait_s(self) -> float:
-        return self._waiting * self._mean_work_s / self._concurrency
+        if self._working < self._concurrency:
+            return 0.0
+        return self._mean_work_s * (1 + self._waiting / self._concurrency)
 
     def _overloaded(self, detail: str) -> OverloadedError:
         return OverloadedError(detail, max(1, math.ceil(self._expected_wait_s())))

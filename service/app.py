@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+from functools import partial
 from typing import Any
 
 import bentoml
+from _bentoml_impl.client import RemoteProxy
 
 from service.admission import Admission
 from service.analyzer import Analyzer, RunnerCall
@@ -14,11 +18,12 @@ from service.catalog import read_cards, record_models
 from service.drain import drain_at_the_end
 from service.edge import EdgeMiddleware, build_edge, build_rest_app
 from service.inline import InlineRunner
+from service.lanes import Lanes
 from service.lifeline import watch_parent
 from service.logs import configure_logs
 from service.readiness import Readiness
-from service.runners import DetectorRunner, EmotionRunner, pickled
-from service.settings import get_settings
+from service.runners import UNOBSERVED, DetectorRunner, EmotionRunner, pickled
+from service.settings import RUNNERS_VARIABLE, get_settings
 from service.tracing import configure_tracing, shutdown_tracing
 from service.work import DetectionStage, EmotionStage
 
@@ -37,7 +42,7 @@ _edge = build_edge(_settings, _rest, ApiKeys(_settings.api_keys_file), _admissio
     name="mien",
     workers=_settings.api_workers,
     traffic={"timeout": _settings.timeout_s + 10},
-    metrics={"enabled": False},  # BentoML's own label the raw path, so callers could make new series
+    **UNOBSERVED,  # and BentoML's metrics label the raw path, so callers could make new series
     logging={"access": {"enabled": False}},
 )
 class Mien:
@@ -56,31 +61,44 @@ class Mien:
         _rest.state.readiness = Readiness(analyzer, _settings.readiness_interval_s)
 
     def _runner_calls(self) -> tuple[RunnerCall, RunnerCall]:
+        self._proxies: list[Any] = []
         if _settings.topology == "inline":
             return (
                 InlineRunner(DetectionStage(_settings), _settings.detector_batch_size),
                 InlineRunner(EmotionStage(_settings), _settings.emotion_batch_size),
             )
-        detector: Any = self.detector
-        emotion: Any = self.emotion
         return (
-            pickled(lambda items: detector.to_async.detect(items)),
-            pickled(lambda items: emotion.to_async.classify(items)),
+            self._lanes(self.detector, DetectorRunner, "detect", _settings.detector_batch_size),
+            self._lanes(self.emotion, EmotionRunner, "classify", _settings.emotion_batch_size),
         )
+
+    def _lanes(self, proxy: Any, runner: Any, method: str, max_items: int) -> RunnerCall:
+        """A lane for each socket that the supervisor names, else the one that BentoML knows."""
+        uris = json.loads(os.environ.get(RUNNERS_VARIABLE, "{}")).get(runner.name, [])
+        proxies = [RemoteProxy(uri, service=runner) for uri in uris] or [proxy]
+        self._proxies += proxies
+        return Lanes([pickled(partial(_call, each, method)) for each in proxies], max_items)
 
     @bentoml.on_startup
     async def watch_readiness(self) -> None:
         """Runs as long as the process."""
-        if _settings.topology == "runners":
-            for runner in (self.detector, self.emotion):
-                await runner.__aenter__()  # BentoML does so only after this hook; twice does no harm
+        for proxy in self._proxies:
+            await proxy.__aenter__()  # BentoML enters its own only after this hook; twice does no harm
         self._watching = asyncio.create_task(_rest.state.readiness.watch())
 
     @bentoml.on_shutdown
     async def stop_watching(self) -> None:
         """BentoML calls it when the last request is answered."""
         self._watching.cancel()
+        for proxy in self._proxies:
+            await proxy.close()
         shutdown_tracing()
+
+
+async def _call(proxy: Any, method: str, items: list[bytes]) -> list[bytes]:
+    # Looked up when it is called: BentoML adds the methods once it has entered the proxy.
+    results: list[bytes] = await getattr(proxy.to_async, method)(items)
+    return results
 
 
 Mien.add_asgi_middleware(EdgeMiddleware, edge=_edge)  # type: ignore[attr-defined]

@@ -20,6 +20,8 @@ from model_store.manifest import Tta
 PREFIX = "MIEN_"
 WORKER_VARIABLE = f"{PREFIX}WORKER"
 """Not a setting: the supervisor tells each worker its name in it."""
+RUNNERS_VARIABLE = f"{PREFIX}RUNNERS"
+"""Not a setting: the supervisor's list of the sockets of each runner's workers, JSON by BentoML's service name."""
 Probability = Annotated[float, Field(gt=0, lt=1)]
 _DETECTION = DetectionSettings()
 
@@ -106,13 +108,13 @@ class Settings(BaseSettings):
     """Longest time for one request; then it gets `timeout` (504). A request may ask for less: X-Request-Timeout-Ms."""
 
     concurrency: Annotated[int, Field(ge=0, le=4096)] = 0
-    """Pictures that one API process has in work at once; 0: four for each detector process, shared by the API's."""
+    """Pictures that one API process has in work at once; 0: eight for each detector process, shared by the API's."""
 
     queue_size: Annotated[int, Field(ge=0, le=4096)] = 64
     """Pictures that wait in one API process for their turn; one more gets `overloaded` (429)."""
 
     queue_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 2_000
-    """Longest wait for the turn; who waited or would wait longer gets `overloaded` (429)."""
+    """Longest wait, in the queue and for the runners; who waited or would wait longer gets `overloaded` (429)."""
 
     max_pending_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
     """Most bytes of request bodies that one API process holds at once; one more request gets `overloaded` (429)."""
@@ -181,7 +183,7 @@ class Settings(BaseSettings):
         if self.concurrency:
             return self.concurrency
         working = self.api_workers if self.topology == "inline" else self.n_detector_workers
-        return math.ceil(4 * working / self.api_workers)
+        return math.ceil(8 * working / self.api_workers)
 
     @property
     def detection(self) -> DetectionSettings:

@@ -27,7 +27,7 @@ from types import FrameType
 from service import lifeline
 from service.listeners import BACKLOG, listen, listen_at, uri_of
 from service.logs import configure_logs
-from service.settings import WORKER_VARIABLE, Settings
+from service.settings import RUNNERS_VARIABLE, WORKER_VARIABLE, Settings
 from service.state_folder import StateFolder, owned_state_folder
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ API = "api"
 
 @dataclass(frozen=True)
 class WorkerKind:
-    """Equal workers that share a listening socket. name: in logs and metrics. service: BentoML's name."""
+    """Equal workers; those of the API share a socket. name: in logs and metrics. service: BentoML's name."""
 
     name: str
     service: str
@@ -226,19 +226,26 @@ def supervise(settings: Settings) -> int:
         if not _models_are_there(environment, signals):
             return int(not signals.n_stops)
         kinds = worker_kinds(settings)
-        listeners = {
-            kind: stack.enter_context(
-                listen(settings.host, settings.port) if kind.name == API else listen_at(state.socket_path(kind.name))
-            )
-            for kind in kinds
+        public = stack.enter_context(listen(settings.host, settings.port))
+        runners = {
+            (kind.service, index): stack.enter_context(listen_at(state.socket_path(f"{kind.name}-{index}")))
+            for kind in kinds[1:]
+            for index in range(1, kind.n_workers + 1)
         }
-        uris = {kind.service: uri_of(listener) for kind, listener in listeners.items()}
+        uris: dict[str, list[str]] = {}
+        for (service, _), listener in runners.items():
+            uris.setdefault(service, []).append(uri_of(listener))
+        first = {service: own[0] for service, own in uris.items()} | {kinds[0].service: uri_of(public)}
         alive, holds_alive = os.pipe()
         stack.callback(os.close, holds_alive)
-        environment |= {"BENTOML_RUNNER_MAP": json.dumps(uris), lifeline.VARIABLE: str(alive)}
+        environment |= {
+            "BENTOML_RUNNER_MAP": json.dumps(first),
+            RUNNERS_VARIABLE: json.dumps(uris),
+            lifeline.VARIABLE: str(alive),
+        }
 
         def start(worker: Worker) -> subprocess.Popen[bytes]:
-            descriptor = listeners[worker.kind].fileno()
+            descriptor = runners.get((worker.kind.service, worker.index), public).fileno()
             return subprocess.Popen(
                 _command(worker, descriptor, settings.grace_s),
                 env={**environment, WORKER_VARIABLE: metrics_name(worker)},
@@ -251,7 +258,7 @@ def supervise(settings: Settings) -> int:
         on_restart, on_death = _metrics(state, kinds)
         supervisor = Supervisor(kinds, start, signals, on_restart, on_death)
         told_to_stop = supervisor.run()
-        clean = supervisor.stop(listeners[kinds[0]].close, settings.grace_s)
+        clean = supervisor.stop(public.close, settings.grace_s)
         return 0 if told_to_stop and clean else 1
 
 

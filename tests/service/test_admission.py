@@ -361,16 +361,16 @@ def test_a_request_alone_is_let_in_whatever_its_size() -> None:
 def test_requests_are_refused_when_the_wait_would_be_too_long_and_told_how_long() -> None:
     async def main() -> None:
         admission = _admission(concurrency=2, queue_size=10, queue_timeout_s=3)
-        admission._mean_work_s = 2.5
-        works = [_Work(admission) for _ in range(2 + 2)]
+        admission._mean_work_s = 1.0
+        works = [_Work(admission) for _ in range(2 + 4)]
         await _settled()
         with admission.request(1):
-            pass  # two wait, so one more would wait for 2.5 s
+            pass  # four wait, so one more would wait for 2 s, and for the runners 1 s
 
         works.append(_Work(admission))
         await _settled()
         with pytest.raises(OverloadedError, match="wait would be too long") as caught, admission.request(1):
-            pytest.fail("three wait, so one more would wait for 3.75 s")
+            pytest.fail("five wait, so one more would wait for 2.5 s, and for the runners 1 s")
 
         assert caught.value.retry_after_s == 4
         response = problem_response(caught.value)

@@ -170,16 +170,16 @@ def test_there_is_a_detector_for_each_core_but_four_at_most_unless_told(
 @pytest.mark.parametrize(
     ("changes", "n_concurrent"),
     [
-        ({}, 8),
-        ({"detector_workers": "3"}, 12),
-        ({"detector_workers": "3", "api_workers": "2"}, 6),
-        ({"detector_workers": "1", "api_workers": "3"}, 2),
-        ({"detector_workers": "3", "topology": "inline"}, 4),
-        ({"topology": "inline", "api_workers": "3"}, 4),
+        ({}, 16),
+        ({"detector_workers": "3"}, 24),
+        ({"detector_workers": "3", "api_workers": "2"}, 12),
+        ({"detector_workers": "1", "api_workers": "3"}, 3),
+        ({"detector_workers": "3", "topology": "inline"}, 8),
+        ({"topology": "inline", "api_workers": "3"}, 8),
         ({"detector_workers": "3", "concurrency": "5"}, 5),
     ],
 )
-def test_every_detector_process_has_four_pictures_that_the_api_processes_share(
+def test_every_detector_process_has_eight_pictures_that_the_api_processes_share(
     environment: Environment, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], n_concurrent: int
 ) -> None:
     monkeypatch.setattr(settings_module, "usable_cores", lambda: 2)
