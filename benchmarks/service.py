@@ -12,7 +12,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -51,6 +51,7 @@ def measure(scene: Scene, windows: int, window_s: float) -> tuple[dict[str, Any]
         for worker in bare:
             worker.run("prepare", scene.jpeg)
         rates: dict[str, list[float]] = defaultdict(list)
+        busy_s: dict[str, Counter[str]] = defaultdict(Counter)
         latencies: dict[str, list[Answers]] = defaultdict(list)
         for _ in range(windows):
             for worker in bare:
@@ -60,12 +61,17 @@ def measure(scene: Scene, windows: int, window_s: float) -> tuple[dict[str, Any]
                 for name, service in services.items():
                     time.sleep(SETTLE_S)
                     client.run("prepare", service.url, scene.jpeg)
+                    before_s = _processor_s(service)
                     answers: Answers = client.run("closed", concurrency, window_s)
+                    busy_s[f"{name} {concurrency}"] += _processor_s(service) - before_s
                     rates[f"{name} {concurrency}"].append(answers.rate)
                     latencies[f"{name} {concurrency}"].append(answers)
         results = {
             name: {"rate": statistics.fmean(each)} | _latencies(latencies.get(name, [])) for name, each in rates.items()
         }
+        for name, seconds in busy_s.items():
+            n_pictures = sum(results[name]["statuses"].values())
+            results[name]["processor_ms"] = {each: 1000 * total / n_pictures for each, total in seconds.items()}
         return results, {name: _footprint(service) for name, service in services.items()}
 
 
@@ -83,18 +89,31 @@ def _latencies(windows: Sequence[Answers]) -> dict[str, Any]:
     }
 
 
-def _footprint(service: LocalService) -> dict[str, Any]:
-    """Seconds from start to ready, and MiB of memory of each process: resident (RSS), and its own alone (USS)."""
+def _processes(service: LocalService) -> list[tuple[str, psutil.Process]]:
     parent = psutil.Process(service.pid)
-    processes = {"supervisor": parent}
+    processes = [("supervisor", parent)]
     for child in parent.children():
         words = child.cmdline()
-        name = words[words.index("--service-name") + 1]
-        processes[f"{name} {child.pid}"] = child
+        processes.append((words[words.index("--service-name") + 1], child))
+    return processes
+
+
+def _processor_s(service: LocalService) -> Counter[str]:
+    """Seconds of processor time by kind of process."""
+    seconds: Counter[str] = Counter()
+    for name, process in _processes(service):
+        times = process.cpu_times()
+        seconds[name] += times.user + times.system
+    return seconds
+
+
+def _footprint(service: LocalService) -> dict[str, Any]:
+    """Seconds from start to ready, and MiB of memory of each process: resident (RSS), and its own alone (USS)."""
+    processes = _processes(service)
     return {
         "start_s": service.start_s,
-        "rss_mib": {name.split()[0]: each.memory_info().rss / 2**20 for name, each in processes.items()},
-        "uss_mib": {name.split()[0]: each.memory_full_info().uss / 2**20 for name, each in processes.items()},
+        "rss_mib": [(name, process.memory_info().rss / 2**20) for name, process in processes],
+        "uss_mib": [(name, process.memory_full_info().uss / 2**20) for name, process in processes],
     }
 
 
@@ -112,14 +131,25 @@ def rates_table(results: dict[str, Any]) -> str:
     )
 
 
+def processor_table(results: dict[str, Any]) -> str:
+    """Where the processor time of a picture goes, by process."""
+    rows = [
+        [name, ", ".join(f"{each} {ms:.1f}" for each, ms in result["processor_ms"].items() if ms >= 0.05)]
+        for name, result in results.items()
+        if name != BARE
+    ]
+    bare = f"{2000 / results[BARE]['rate']:.1f} in all, both cores"
+    return table(["topology, requests at once", "processor time of a picture, ms"], [[BARE, bare], *rows])
+
+
 def footprint_table(footprints: dict[str, Any]) -> str:
     """The table of start times and memory."""
     rows = [
         [
             name,
             f"{each['start_s']:.1f}",
-            ", ".join(f"{process} {rss:.0f}" for process, rss in each["rss_mib"].items()),
-            f"{sum(each['uss_mib'].values()):.0f}",
+            ", ".join(f"{process} {rss:.0f}" for process, rss in each["rss_mib"]),
+            f"{sum(uss for _, uss in each['uss_mib']):.0f}",
         ]
         for name, each in footprints.items()
     ]
@@ -139,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(
         f"# The service beside the bare pipeline\n\n{heading(at_start)}; 640×480, {options.faces} faces; "
         f"{options.windows} windows of {options.seconds:g} s each in turns\n\n{rates_table(results)}\n\n"
-        f"{footprint_table(footprints)}\n"
+        f"{processor_table(results)}\n\n{footprint_table(footprints)}\n"
     )
     path = options.json or FOLDER / "service.json"
     write_json(

@@ -8,14 +8,10 @@ values live.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
-from prometheus_client.samples import Sample
 
 from service.settings import WORKER_VARIABLE
 
@@ -37,8 +33,6 @@ STAGES = (
 )
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 30)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-# What BentoML's own series of the runners may name as an address; it would take any that is asked for.
-_RUNNER_ENDPOINTS = frozenset({"/detect", "/classify"})
 
 REQUESTS = Counter("mien_requests_total", "Requests by route template and result code", ("route", "code"))
 REQUEST_SECONDS = Histogram(
@@ -91,28 +85,5 @@ def render() -> tuple[bytes, str]:
     registry = REGISTRY
     if os.environ.get(FOLDER_VARIABLE):
         registry = CollectorRegistry()
-        registry.register(_Merged(MultiProcessCollector(None)))  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
-
-
-class _Merged(Collector):
-    """The merged series of all processes, without those of BentoML whose labels have no bound.
-
-    It labels by the address that a caller asked for, and some gauges by process number, for ever.
-    """
-
-    def __init__(self, processes: MultiProcessCollector) -> None:
-        self._processes = processes
-
-    def collect(self) -> Iterable[Metric]:
-        for metric in self._processes.collect():  # type: ignore[no-untyped-call]
-            metric.samples = [sample for sample in metric.samples if _is_bounded(sample)]
-            if metric.samples:
-                yield metric
-
-
-def _is_bounded(sample: Sample) -> bool:
-    if "pid" in sample.labels:
-        return False
-    endpoint = sample.labels.get("endpoint")
-    return endpoint is None or endpoint in _RUNNER_ENDPOINTS

@@ -1,8 +1,10 @@
 import re
 from pathlib import Path
 
-from handlers import Analysis
+import pytest
+
 from service.settings_table import settings_table
+from tests.service.server_process import home_with_models, running_service
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -13,18 +15,20 @@ def test_the_settings_document_is_the_generated_one() -> None:
     assert (ROOT / "docs/settings.md").read_text() == settings_table()
 
 
-def test_every_python_block_of_the_readme_runs(store: Path, astronaut_png: bytes, tmp_path: Path) -> None:
+def test_every_python_block_runs_and_finds_the_face(
+    store: Path, astronaut_png: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     photo = tmp_path / "astronaut.png"
     photo.write_bytes(astronaut_png)
-    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert blocks
-    for block in blocks:
-        names: dict[str, object] = {}
-        exec(block.replace("photo.jpg", str(photo)), names)
-        results = names["results"]
-        assert isinstance(results, list)
-        assert isinstance(results[0], Analysis)
-        assert len(results[0].faces) == 1
+    blocks = [
+        block for document in DOCUMENTS for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.S)
+    ]
+    assert len(blocks) >= 4
+    with running_service(home_with_models(tmp_path, store / "models"), MIEN_DETECTOR_WORKERS="1") as service:
+        for block in blocks:
+            block = block.replace("photo.jpg", str(photo)).replace("http://127.0.0.1:3000", service.url)
+            exec("from pathlib import Path\n" + block, {})
+            assert "happy" in capsys.readouterr().out, block
 
 
 def test_every_make_command_of_the_readme_exists() -> None:

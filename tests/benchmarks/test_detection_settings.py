@@ -37,6 +37,7 @@ def test_a_large_composite_is_large() -> None:
     assert large_composite(0).shape == (1080, 1920, 3)
 
 
+@pytest.mark.slow
 def test_the_tool_measures_every_choice(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     detection_settings.main(["--quick", "--json", str(tmp_path / "settings.json")])
     rows = results_of(tmp_path / "settings.json")["rows"]

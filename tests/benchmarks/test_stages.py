@@ -4,7 +4,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks.scenes import small_scenes
-from benchmarks.stages import BOXES, CLASSIFY, COUNTS, FACES, REST, STAGES, TILES, StageClock, StagedPipeline
+from benchmarks.stages import (
+    BOXES,
+    CLASSIFY,
+    COUNTS,
+    FACES,
+    O_SCREENED,
+    ONET_SCREEN,
+    REST,
+    STAGES,
+    TILES,
+    StageClock,
+    StagedPipeline,
+)
 from handlers import pipeline as pipeline_module
 from handlers.decode import decode_image
 from handlers.detection.mtcnn import load_networks
@@ -13,6 +25,8 @@ from handlers.pipeline import load_pipeline
 from model_store import registry
 
 (SCENE,) = small_scenes()
+# O-Net is screened on processors with bfloat16 only.
+ABSENT = set() if choose_engine().has_bf16 else {ONET_SCREEN, O_SCREENED}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +40,7 @@ def test_every_stage_of_a_picture_with_faces_takes_time_and_they_add_up(staged: 
     stage_ms, _ = staged.analyze(SCENE.jpeg)
     whole_ms = (time.perf_counter() - started) * 1000
     assert tuple(stage_ms) == STAGES
-    assert all(ms > 0 for ms in stage_ms.values()), stage_ms
+    assert {name for name, ms in stage_ms.items() if ms <= 0} == ABSENT & set(STAGES)
     assert sum(stage_ms.values()) <= whole_ms
 
 
@@ -35,7 +49,7 @@ def test_candidates_are_counted_at_every_stage(staged: StagedPipeline) -> None:
     _, counts = staged.analyze(SCENE.jpeg)
     assert tuple(counts) == COUNTS
     assert counts[FACES] == SCENE.n_faces
-    from_cells_on = [counts[name] for name in COUNTS if name != TILES]
+    from_cells_on = [counts[name] for name in COUNTS if name not in {TILES, *ABSENT}]
     assert from_cells_on == sorted(from_cells_on, reverse=True)
     assert counts[TILES] >= 1
 

@@ -20,6 +20,7 @@ def test_every_way_keeps_two_cores_busy() -> None:
     assert len({str(way) for way in WAYS if way.system == "reference"}) == 3
 
 
+@pytest.mark.slow
 def test_the_tool_measures_every_way(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     throughput.main(["--quick", "--json", str(tmp_path / "throughput.json")])
     records = results_of(tmp_path / "throughput.json")["records"]

@@ -36,9 +36,11 @@ def home(tmp_path: Path) -> Path:
     return home_with_models(tmp_path, models)
 
 
-@pytest.fixture(params=[{}, {"BENTOML_CONTAINERIZED": "1"}], ids=["plain", "containerized"])
+@pytest.fixture(
+    params=[pytest.param({}, marks=pytest.mark.slow), {"BENTOML_CONTAINERIZED": "1"}], ids=["plain", "container"]
+)
 def service(request: pytest.FixtureRequest, home: Path) -> Iterator[RunningService]:
-    """The real processes, as BentoML's own image would run them, too: there its arbiter replaces nobody."""
+    """The real processes, as BentoML's own image would run them: there its process manager replaces nobody."""
     with running_service(home, **FAKES, **request.param) as running:
         yield running
 

@@ -12,6 +12,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import metrics
+from service.settings import WORKER_VARIABLE
 from tests.service.server_process import REPOSITORY, Samples
 
 DOCUMENT = REPOSITORY / "docs" / "metrics.md"
@@ -25,11 +26,11 @@ def parsed(text: str) -> Samples:
     }
 
 
-def in_a_process(folder: Path | None, program: str) -> str:
+def in_a_process(folder: Path | None, program: str, worker: str = "") -> str:
     """What a process that has imported the metrics as `m` prints; with `folder`, one of several."""
     environment = {name: value for name, value in os.environ.items() if name != metrics.FOLDER_VARIABLE}
     if folder is not None:
-        environment[metrics.FOLDER_VARIABLE] = str(folder)
+        environment |= {metrics.FOLDER_VARIABLE: str(folder), WORKER_VARIABLE: worker}
     return subprocess.run(
         [sys.executable, "-c", f"from service import metrics as m\n{program}"],
         cwd=REPOSITORY,
@@ -97,20 +98,18 @@ def test_a_process_alone_shows_its_own() -> None:
     assert samples["mien_requests_total", frozenset({("route", "/v1/analyze"), ("code", "200")})] == 1
 
 
-def test_bentomls_series_of_the_runners_stay_and_those_by_any_address_or_process_go(tmp_path: Path) -> None:
-    program = """
-from prometheus_client import Counter, Gauge
-theirs = Counter("bentoml_service_request_total", "Theirs", ["endpoint", "service_name"])
-for endpoint in ("/detect", "/classify", "/anything/at/all", "/readyz"):
-    theirs.labels(endpoint, "mien").inc()
-Gauge("bentoml_service_last_request_timestamp_seconds", "Theirs", ["runner_name"]).labels("mien_detector").set(1)
-"""
+def test_a_replaced_worker_goes_on_with_the_counters_and_the_files_of_the_dead_one(tmp_path: Path) -> None:
+    program = "m.REQUESTS.labels('/v1/analyze', '200').inc(); m.QUEUED.inc(5);"
+    in_a_process(tmp_path, program, worker="api-1")
+    before = sorted(tmp_path.iterdir())
+    forget = "from prometheus_client.multiprocess import mark_process_dead; mark_process_dead('api-1');"
+    in_a_process(tmp_path, forget)
 
-    samples = parsed(in_a_process(tmp_path, program + RENDER))
+    samples = parsed(in_a_process(tmp_path, program + RENDER, worker="api-1"))
 
-    endpoints = {value for _, labels in samples for label, value in labels if label == "endpoint"}
-    assert endpoints == {"/detect", "/classify"}
-    assert "pid" not in {label for _, labels in samples for label, _ in labels}
+    assert samples["mien_requests_total", frozenset({("route", "/v1/analyze"), ("code", "200")})] == 2
+    assert samples["mien_pictures_queued", frozenset()] == 5, "what waited in the dead one waits no more"
+    assert [file.name for file in sorted(tmp_path.iterdir()) if "api-1" in file.name] == [file.name for file in before]
 
 
 def test_stages_take_from_a_millisecond_to_half_a_minute() -> None:

@@ -31,7 +31,7 @@ def test_ten_times_the_sustainable_load_is_answered_with_200_and_429_in_bounded_
     assert result.statuses["429"] > result.statuses["200"]
     assert result.memory_peak_mib < result.memory_before_mib + 400
     after = impatient.samples()
-    assert total(after, "mien_rejections_total", reason="overloaded") == result.statuses["429"]
+    assert total(after, "mien_rejections_total", reason="overloaded") >= result.statuses["429"]
     assert total(after, "mien_pictures_queued") == total(after, "mien_pictures_in_progress") == 0
 
 

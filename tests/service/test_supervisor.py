@@ -299,6 +299,7 @@ def test_only_the_state_folder_is_written(tmp_path: Path, astronaut_png: bytes) 
     assert list((state / "tmp").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_supervisor_gives_up_on_a_worker_that_never_starts(tmp_path: Path) -> None:
     # Python runs a module of this name in every process before anything else.
     (tmp_path / "sitecustomize.py").write_text(

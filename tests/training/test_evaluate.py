@@ -161,6 +161,7 @@ def test_shipped_bundle_scores_what_its_manifest_says(folder: Path, fer2013: Pat
     assert served.ece <= 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize(
     "folder",
