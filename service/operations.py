@@ -13,17 +13,17 @@ from service import metrics
 from service.problems import NotFoundError, UnavailableError
 from service.readiness import Readiness
 
-OPEN_PATHS = frozenset(
-    {"/", "/livez", "/healthz", "/readyz", "/docs", "/openapi.json", "/schema.json"}
-    | {f"/docs/{name}" for name in ("init.js", "swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")}
-)
 METRICS_PATH = "/metrics"
 
 _ASSETS = {
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
-    "favicon-32x32.png": "image/png",
+    "favicon-light-32x32.png": "image/png",
 }
+OPEN_PATHS = frozenset(
+    {"/", "/livez", "/healthz", "/readyz", "/docs", "/openapi.json", "/schema.json"}
+    | {f"/docs/{name}" for name in ("init.js", *_ASSETS)}
+)
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -31,7 +31,7 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Mien: API</title>
 <link rel="stylesheet" href="docs/swagger-ui.css">
-<link rel="icon" href="docs/favicon-32x32.png">
+<link rel="icon" href="docs/favicon-light-32x32.png">
 </head>
 <body>
 <div id="api"></div>
@@ -103,10 +103,10 @@ async def show_docs_asset(name: str) -> Response:
         return Response(_START, media_type="text/javascript")
     if name not in _ASSETS:
         raise NotFoundError("no such address")
-    content = (files("swagger_ui_bundle") / "vendor").iterdir()
-    folder = next(folder for folder in content if folder.name.startswith("swagger-ui"))
+    # BentoML brings Swagger UI 5 for its own page; a test says when its files move.
+    file = files("bentoml._internal.server") / "static_content" / name
     return Response(
-        await anyio.to_thread.run_sync((folder / name).read_bytes),
+        await anyio.to_thread.run_sync(file.read_bytes),
         media_type=_ASSETS[name],
         headers={"Cache-Control": "public, max-age=86400"},
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from urllib.parse import urljoin
 
@@ -62,6 +63,15 @@ def test_the_page_shows_our_schema_and_sends_it_to_no_validator(client: TestClie
     assert 'url: "openapi.json"' in start.text
     assert "validatorUrl: null" in start.text
     assert client.get(urljoin("/docs", "openapi.json")).json()["info"]["title"] == "Mien"
+
+
+def test_the_page_can_render_schemas_of_our_version(client: TestClient) -> None:
+    script = client.get("/docs/swagger-ui-bundle.js").text
+    version = re.search(r'PACKAGE_VERSION:"(\d+)\.', script)
+
+    assert client.get("/openapi.json").json()["openapi"].startswith("3.1.")
+    assert version is not None
+    assert int(version[1]) >= 5, "Swagger UI 4 shows nothing but an error for OpenAPI 3.1"
 
 
 def test_its_style_sheet_loads_nothing(client: TestClient) -> None:
