@@ -18,13 +18,14 @@ import pytest
 from PIL import Image
 
 from handlers.fakes import FAKE_LABELS
+from handlers.pipeline import FAKE
 from service import metrics
 from service.edge import build_rest_app
 from service.problems import MEDIA_TYPE, PROBLEMS
 from service.settings import Settings
 from tests.boxes import overlap
 from tests.pictures import encoded
-from tests.service.server_process import RunningService, Samples, total
+from tests.service.server_process import RunningService, Samples, running_service, total
 
 ASTRONAUT_BOX = (177.0, 66.0, 274.0, 190.0)
 N_REQUESTS, N_CLIENTS = 2000, 32
@@ -146,6 +147,21 @@ def test_two_thousand_requests_of_many_clients_get_the_answers_of_single_ones(
     for items in ("pictures", "faces"):
         batches = _rise(service, before, f"mien_batch_{items}_count")
         assert 0 < batches < _rise(service, before, f"mien_batch_{items}_sum")
+
+
+def test_the_inline_topology_gives_the_same_answers_with_fewer_processes(
+    served_fake: RunningService, pictures: dict[str, bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "models").mkdir()
+
+    def answers(service: RunningService) -> dict[str, Answer]:
+        url = f"{service.url}/v1/analyze"
+        return {name: _answer(httpx.post(url, content=data, timeout=30)) for name, data in pictures.items()}
+
+    with running_service(tmp_path, MIEN_MODELS=FAKE, MIEN_DETECTOR=FAKE, MIEN_TOPOLOGY="inline") as inline:
+        assert len(psutil.Process(inline.pid).children()) == 1
+        assert answers(inline) == answers(served_fake)
+        assert total(inline.samples(), "mien_stage_seconds_count", stage="detect") > 0
 
 
 def test_metrics_rise_by_exactly_what_was_sent(service: RunningService, pictures: dict[str, bytes]) -> None:
