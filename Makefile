@@ -44,7 +44,7 @@ demo: models ## analyse a real photograph through REST and a folder through the 
 
 test: setup ## all tests but the slow ones
 	@tools/prometheus.sh || true
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     emotion_workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that classify faces."""
 
-    detector_batch_size: Annotated[int, Field(ge=2, le=256)] = 8
+    detector_batch_size: Annotated[int, Field(ge=2, le=256)] = 4
     """Most pictures in one adaptive batch of the detector."""
 
     emotion_batch_size: Annotated[int, Field(ge=2, le=1024)] = 64
