@@ -76,7 +76,7 @@ lock: setup ## resolve the pinned requirements again
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --override requirements/overrides.txt \
 	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements/dev.txt
-	$(BIN)/uv pip compile pyproject.toml --extra serve --extra otlp --universal --python-version 3.11 --constraint requirements/dev.txt --override requirements/overrides.txt \
+	$(BIN)/uv pip compile pyproject.toml --extra serve --extra otlp --extra s3 --universal --python-version 3.11 --constraint requirements/dev.txt --override requirements/overrides.txt \
 	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements/serve.txt
 
 clean: ## remove the environment and the model store

@@ -132,11 +132,18 @@ def load_classifier(
         return FakeClassifier()
     chosen = choose_engine(engine, threads=threads)
     servable, manifest = _open_emotion_model(model)
-    if precision == "auto":
-        precision = "int8" if manifest.int8 is not None and chosen.name != "torch" else "fp32"
-        logger.info("%s: precision auto: chose %s", manifest.tag, precision)
+    precision = resolve_precision(manifest, chosen.name, precision)
     shape = InputShape((manifest.input.channels, manifest.input.size_px, manifest.input.size_px))
     return EmotionClassifier(manifest, chosen.load(servable, "classifier", shape, precision), tta)
+
+
+def resolve_precision(manifest: EmotionManifest, engine: str, precision: ClassifierPrecision) -> Literal["fp32", "int8"]:
+    """What `auto` means for a model in an engine, by its resolved name; see `load_classifier`."""
+    if precision != "auto":
+        return precision
+    chosen: Literal["fp32", "int8"] = "int8" if manifest.int8 is not None and engine != "torch" else "fp32"
+    logger.info("%s: precision auto: chose %s", manifest.tag, chosen)
+    return chosen
 
 
 def describe_classifier(model: str = DEFAULT) -> ClassifierSpec:
