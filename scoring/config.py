@@ -58,14 +58,11 @@ class RunConfig:
 
     def load_pipeline(self) -> Pipeline:
         """The pipeline that makes these results, single-threaded. Raises HandlerError."""
+        detector = FAKE if self.detector_digest == FAKE else self.detector
+        model = FAKE if self.model_digest == FAKE else self.model
         return Pipeline(
-            load_detector(FAKE if self.detector_digest == FAKE else self.detector, self.runtime, settings=self.detection),
-            load_classifier(
-                FAKE if self.model_digest == FAKE else self.model,
-                self.runtime,
-                tta=self.tta,
-                precision=self.precision,
-            ),
+            load_detector(detector, self.runtime, settings=self.detection),
+            load_classifier(model, self.runtime, tta=self.tta, precision=self.precision),
             self.limits,
             self.detection.min_face_size_px,
         )

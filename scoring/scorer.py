@@ -37,4 +37,5 @@ class MakeScorer:
     config: RunConfig
 
     def __call__(self) -> Scorer:
+        """Load the models."""
         return Scorer(self.source, self.config.load_pipeline())

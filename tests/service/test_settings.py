@@ -188,23 +188,6 @@ def test_every_detector_process_has_eight_pictures_that_the_api_processes_share(
     assert get_settings().n_concurrent == n_concurrent
 
 
-def test_the_usable_cores_are_some_of_the_machines() -> None:
-    assert 1 <= settings_module.usable_cores() <= (os.cpu_count() or 1)
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
-def test_the_usable_cores_follow_the_affinity_of_the_process() -> None:
-    one = str(min(os.sched_getaffinity(0)))
-    code = (
-        f"import os; os.sched_setaffinity(0, {{{one}}}); from service import settings; print(settings.usable_cores())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True
-    )
-
-    assert done.stdout == "1\n"
-
-
 def test_faces_are_looked_for_as_the_defaults_say_unless_told_otherwise(environment: Environment) -> None:
     assert get_settings().detection == DetectionSettings()
 

@@ -1,0 +1,220 @@
+"""A run from its listing to `_SUCCESS`: what stands is kept, what is missing goes to the engine, then it is finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scoring.config import RunConfig
+from scoring.engine import Engine, PartRecord, Progress
+from scoring.errors import InputError, OptionsError, OutputError
+from scoring.formats import part_name, tally_of
+from scoring.listing import Listing, sorted_listing
+from scoring.output import Output
+from scoring.parts import Part, cut_parts
+from scoring.sources import Source
+from scoring.tally import Tally
+
+logger = logging.getLogger(__name__)
+
+_MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `n` runs that share the parts of one output among them; index from 0. Raises OptionsError."""
+
+    index: int
+    n: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.n:
+            raise OptionsError(f"shard {self.index}/{self.n}: the index goes from 0 to one less than the number")
+
+    def owns(self, part: Part) -> bool:
+        """Whether the part is this shard's."""
+        return part.index % self.n == self.index
+
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """What to score, where to, and everything that the results depend on. shard: None is all of it."""
+
+    source: Source
+    output: Output
+    config: RunConfig
+    shard: Shard | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run or a shard did.
+
+    tally: of all its parts, those that stood before, too. n_repeated: inputs named more than once, scored once.
+    complete: False when other shards still have parts to do. summary: of the whole output, once it is complete.
+    """
+
+    tally: Tally
+    n_parts: int
+    n_standing_parts: int
+    n_repeated: int
+    complete: bool
+    summary: dict[str, Any] | None
+
+
+def run(job: ScoringJob, engine: Engine, progress: Progress) -> RunResult:
+    """Score what is missing in the output, and finish the output when nothing is missing any more.
+
+    Raises ScoringError, or HandlerError for a model that cannot be loaded. What stands stays, and the same call goes on
+    from there.
+    """
+    job.output.prepare()
+
+    def found(n_entries: int) -> None:
+        progress.listed(n_entries, done=False)
+        progress.tick()
+
+    with (
+        job.output.lock(shared=job.shard is not None),
+        sorted_listing(job.source.list(), on_progress=found) as listing,
+    ):
+        if not listing.n_entries:
+            raise InputError(f"nothing to score in {job.source.root}")
+        return _Run(job, listing).carry_out(engine, progress)
+
+
+class _Run:
+    def __init__(self, job: ScoringJob, listing: Listing) -> None:
+        self._job, self._listing = job, listing
+        self._records: dict[str, PartRecord] = {}
+        self._n_standing = 0
+        self._unfinished = False
+
+    def carry_out(self, engine: Engine, progress: Progress) -> RunResult:
+        progress.listed(self._n_own_entries(), done=True)
+        with closing(engine.score(self._missing(progress), progress)) as records:
+            for record in records:
+                self._records[record.name] = record
+        tally = Tally()
+        for record in self._records.values():
+            tally.add(record.tally)
+        n_parts = len(self._records)
+        summary = self._finish()
+        return RunResult(tally, n_parts, self._n_standing, self._listing.n_repeated, summary is not None, summary)
+
+    def _parts(self) -> Iterator[Part]:
+        config = self._job.config
+        return cut_parts(self._listing, config.part_size, config.fingerprint)
+
+    def _own_parts(self) -> Iterator[Part]:
+        shard = self._job.shard
+        return (part for part in self._parts() if shard is None or shard.owns(part))
+
+    def _n_own_entries(self) -> int:
+        if self._job.shard is None:
+            return self._listing.n_entries
+        return sum(len(part.entries) for part in self._own_parts())
+
+    def _missing(self, progress: Progress) -> Iterator[Part]:
+        there = self._job.output.part_names()
+        for part in self._own_parts():
+            record = self._standing(part) if self._name(part) in there else None
+            if record is None:
+                self._reopen()
+                yield part
+            else:
+                self._records[record.name] = record
+                self._n_standing += 1
+                progress.standing(record.tally)
+                progress.tick()
+
+    def _standing(self, part: Part) -> PartRecord | None:
+        """The record of a part that is in the output, or None when it is damaged and has to be made again."""
+        name = self._name(part)
+        try:
+            data = self._job.output.read_part(name)
+            tally, n_rows = tally_of(data, self._job.config.format)
+        except OutputError as error:
+            logger.warning("%s is made again: %s", name, error)
+            return None
+        if tally.n_inputs != len(part.entries):
+            logger.warning("%s is made again: it has %d inputs, not %d", name, tally.n_inputs, len(part.entries))
+            return None
+        return PartRecord(name, hashlib.sha256(data).hexdigest(), len(data), n_rows, tally)
+
+    def _reopen(self) -> None:
+        """Before the first change: nobody may take what follows for a finished output."""
+        if not self._unfinished:
+            self._job.output.begin()
+            self._unfinished = True
+
+    def _finish(self) -> dict[str, Any] | None:
+        """Finish the output and return its summary, or None while parts of other shards are missing."""
+        output = self._job.output
+        there = output.part_names()
+        records: list[tuple[Part, PartRecord]] = []
+        for part in self._parts():
+            record = self._records.get(self._name(part))
+            if record is None and self._name(part) in there:
+                record = self._standing(part)
+            if record is None:
+                return None
+            records.append((Part(part.index, part.fingerprint, part.entries[:1]), record))
+        manifest, summary = self._manifest(records), self._summary([record for _, record in records])
+        stale = there - {record.name for _, record in records}
+        if stale or output.finished() != manifest:
+            self._reopen()
+            for name in sorted(stale):
+                output.remove_part(name)
+            output.finish(manifest, summary)
+        return summary
+
+    def _manifest(self, records: list[tuple[Part, PartRecord]]) -> dict[str, Any]:
+        return {
+            "schema_version": _MANIFEST_VERSION,
+            "input": self._job.source.root,
+            "fingerprint": self._job.config.fingerprint,
+            "config": json.loads(json.dumps(asdict(self._job.config))),  # as it will be read, lists for tuples
+            "parts": [
+                {
+                    "name": record.name,
+                    "first_path": part.entries[0].shown_path,
+                    "n_inputs": record.tally.n_inputs,
+                    "n_rows": record.n_rows,
+                    "sha256": record.sha256,
+                    "size_bytes": record.size_bytes,
+                }
+                for part, record in records
+            ],
+        }
+
+    def _summary(self, records: list[PartRecord]) -> dict[str, Any]:
+        config = self._job.config
+        tally = Tally()
+        for record in records:
+            tally.add(record.tally)
+        return {
+            "schema_version": _MANIFEST_VERSION,
+            "input": self._job.source.root,
+            "model": config.model,
+            "model_digest": config.model_digest,
+            "format": config.format,
+            "parts": len(records),
+            "rows": sum(record.n_rows for record in records),
+            "inputs": tally.n_inputs,
+            "inputs_named_more_than_once": self._listing.n_repeated,
+            "inputs_with_faces": tally.n_inputs - tally.n_faceless - tally.n_failed,
+            "inputs_without_a_face": tally.n_faceless,
+            "inputs_failed": tally.n_failed,
+            "faces": tally.n_faces,
+            "emotions": {label: tally.emotions[label] for label in config.labels},
+            "errors": dict(sorted(tally.errors.items())),
+        }
+
+    def _name(self, part: Part) -> str:
+        return part_name(part, self._job.config.format)

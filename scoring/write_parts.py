@@ -1,0 +1,57 @@
+"""Scored parts to files of the output, and the files that stand there to the same records."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+
+from scoring.config import RunConfig
+from scoring.engine import PartRecord
+from scoring.errors import OutputError
+from scoring.formats import encode, part_name, tally_of
+from scoring.output import Output
+from scoring.parts import Outcome, Part
+from scoring.rows import schema, table_of
+from scoring.tally import Tally
+
+_logger = logging.getLogger(__name__)
+
+
+def write_scored(
+    scored: Iterable[tuple[Part, Sequence[Outcome]]], config: RunConfig, output: Output
+) -> Iterator[PartRecord]:
+    """Write each part as it comes and yield its record once it stands. Lazy: one part is in memory.
+
+    Raises OutputError, OptionsError before anything is scored when the model's labels make no columns, and ValueError
+    unless there is one outcome an entry.
+    """
+    schema(config.labels)
+    for part, outcomes in scored:
+        table = table_of(part.entries, outcomes, config)
+        data = encode(table, config.format)
+        name = part_name(part, config.format)
+        output.write_part(name, data)
+        yield _record(name, data, table.num_rows, Tally.of(outcomes))
+
+
+def standing_record(part: Part, config: RunConfig, output: Output) -> PartRecord | None:
+    """The record of a part whose file stands already; None, and a logged warning, when the file is not the whole part.
+
+    Reads the file. Raises OutputError when it cannot be had.
+    """
+    name = part_name(part, config.format)
+    data = output.read_part(name)
+    try:
+        tally, n_rows = tally_of(data, config.format)
+    except OutputError as error:
+        _logger.warning("%s has to be made again: %s", name, error)
+        return None
+    if tally.n_inputs != len(part.entries):
+        _logger.warning("%s has to be made again: %d inputs of %d", name, tally.n_inputs, len(part.entries))
+        return None
+    return _record(name, data, n_rows, tally)
+
+
+def _record(name: str, data: bytes, n_rows: int, tally: Tally) -> PartRecord:
+    return PartRecord(name, hashlib.sha256(data).hexdigest(), len(data), n_rows, tally)

@@ -1,0 +1,257 @@
+"""The ray engine on this machine: the bytes of the local engine, whatever happens to workers and actors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from handlers.errors import ModelUnavailableError
+from scoring.errors import EngineError, InputError, OptionsError, OutputError, StoppedError
+from scoring.local_engine import LocalEngine
+from scoring.output import Output
+from scoring.ray_engine import RayEngine
+from scoring.ray_worker import outcome_of, packed_part, table_of_part
+from scoring.scorer import MakeScorer
+from scoring.sources import open_source
+from tests.scoring.in_process import RecordingProgress
+from tests.scoring.noting_scorer import MakeNoting, Notes
+from tests.scoring.pictures import make_folder
+from tests.scoring.ray_runs import (
+    CONFIG,
+    StoppingProgress,
+    contents,
+    make_output,
+    make_parts,
+    named_parts,
+    total,
+    wait_until_gone,
+)
+from tests.scoring.scorers import MakeOrdered, MakeWithoutModel
+
+pytest.importorskip("ray")
+
+
+def ray_engine(make_scorer: Callable, output: Output, n_workers: int = 2, address: str | None = None) -> RayEngine:
+    return RayEngine(make_scorer, CONFIG, output, n_workers, 3.0, address)
+
+
+def local_contents(make_scorer: Callable, parts: list, folder: Path) -> dict[str, bytes]:
+    output = make_output(folder)
+    engine = LocalEngine(make_scorer, CONFIG, output, 2, 3.0)
+    list(engine.score(parts, RecordingProgress()))
+    return contents(output)
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """Ray runs in this process already, as in a notebook; the engine uses it, and leaves it."""
+    import ray
+
+    from scoring.ray_session import ray_session
+
+    with ray_session(None, 2):
+        yield
+    assert not ray.is_initialized()
+
+
+# Without a Ray. These come before those with `ray_here`.
+
+
+def test_without_parts_no_ray_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert list(ray_engine(MakeOrdered(), make_output(tmp_path / "out")).score([], RecordingProgress())) == []
+
+
+def test_without_the_package_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    engine = ray_engine(MakeOrdered(), make_output(tmp_path / "out"))
+    with pytest.raises(OptionsError, match=r"pip install 'mien\[ray\]'"):
+        list(engine.score(named_parts(["ok-1"]), RecordingProgress()))
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "match"),
+    [
+        ("ray://127.0.0.1:10001", OptionsError, "ray job submit"),
+        ("127.0.0.1:1", EngineError, "no Ray at 127.0.0.1:1"),
+        ("mien.invalid:6379", EngineError, "no Ray at mien.invalid:6379"),
+        ("127.0.0.1:port", EngineError, "no Ray at 127.0.0.1:port"),
+    ],
+)
+def test_a_wrong_address(tmp_path: Path, address: str, error: type[Exception], match: str) -> None:
+    engine = ray_engine(MakeOrdered(), make_output(tmp_path / "out"), address=address)
+    with pytest.raises(error, match=match):
+        list(engine.score(named_parts(["ok-1"]), RecordingProgress()))
+
+
+def test_its_own_ray_ends_when_the_run_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    if ray.is_initialized():
+        pytest.skip("another Ray runs in this process")
+    folder = tmp_path / "a-folder-for-temporary-files-with-a-name-that-is-too-long-for-sockets"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    before = set(Path("/tmp").glob("mien-ray-*"))
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    notes = Notes(tmp_path / "notes")
+    engine = ray_engine(MakeNoting(notes, 0.1), make_output(tmp_path / "out"))
+    progress = StoppingProgress()
+    parts = named_parts(f"ok-{index}" for index in range(400))
+
+    with pytest.raises(StoppedError):
+        list(engine.score(parts, progress))
+
+    assert 0 < progress.scored_tally.n_inputs < 200
+    assert not ray.is_initialized()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    wait_until_gone({pid for note in notes.read() for pid in (note.worker, note.parent)})
+    assert set(Path("/tmp").glob("mien-ray-*")) <= before
+    assert "RAY_BACKEND_LOG_LEVEL" not in os.environ
+
+
+# With a Ray.
+
+
+@pytest.mark.usefixtures("ray_here")
+class TestWithRay:
+    def test_same_bytes_as_the_local_engine(self, tmp_path: Path) -> None:
+        errors = make_folder(tmp_path / "in", 200)
+        source = open_source(str(tmp_path / "in"), recursive=True)
+        parts = make_parts(source.list())
+        output, progress = make_output(tmp_path / "ray"), RecordingProgress()
+        records = list(ray_engine(MakeScorer(source, CONFIG), output).score(parts, progress))
+
+        assert contents(output) == local_contents(MakeScorer(source, CONFIG), parts, tmp_path / "local")
+        assert sorted(record.name for record in records) == sorted(output.part_names())
+        assert total(records) == progress.scored_tally
+        assert progress.scored_tally.n_inputs == 200
+        assert progress.scored_tally.errors == Counter(errors.values())
+        assert progress.n_ticks > 0
+
+    def test_files_that_end_their_worker_are_isolated_as_in_the_local_engine(self, tmp_path: Path) -> None:
+        names = [f"ok-{index}" for index in range(60)] + ["segfault-60", "exit-61", "hang-62", "fail-63", "corrupt-64"]
+        parts = named_parts(names)
+        output = make_output(tmp_path / "ray")
+        notes = Notes(tmp_path / "notes")
+        records = list(ray_engine(MakeNoting(notes), output).score(parts, RecordingProgress()))
+
+        assert contents(output) == local_contents(MakeOrdered(), parts, tmp_path / "local")
+        assert total(records).errors == {"worker_died": 2, "timeout": 1, "internal": 1, "corrupt_image": 1}
+        assert len({note.parent for note in notes.read()}) <= 2, "no actor died with its worker"
+
+    def test_an_actor_that_dies_is_replaced(self, tmp_path: Path) -> None:
+        parts = named_parts(f"ok-{index}" for index in range(80))
+        output = make_output(tmp_path / "ray")
+        notes = Notes(tmp_path / "notes")
+        killed: list[int] = []
+
+        def kill_one() -> None:
+            killed.append(notes.wait_for(20)[-1].parent)
+            os.kill(killed[0], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_one)
+        killer.start()
+        records = list(ray_engine(MakeNoting(notes, 0.05), output).score(parts, RecordingProgress()))
+        killer.join()
+
+        assert contents(output) == local_contents(MakeOrdered(), parts, tmp_path / "local")
+        assert sorted(record.name for record in records) == sorted(output.part_names())
+        times = Counter(note.path for note in notes.read())
+        twice = {path for path, n in times.items() if n > 1}
+        assert len(times) == 80
+        assert max(times.values()) <= 2
+        assert any(twice <= {entry.path for entry in part.entries} for part in parts), "one part was repeated at most"
+        assert len({note.parent for note in notes.read()} - {killed[0]}) <= 2
+        wait_until_gone({note.worker for note in notes.read() if note.parent == killed[0]})
+
+    def test_a_part_that_stands_already_is_not_scored_again(self, tmp_path: Path) -> None:
+        parts = named_parts(f"ok-{index}" for index in range(40))
+        output = make_output(tmp_path / "out")
+        there = {
+            record.name: record
+            for record in LocalEngine(MakeOrdered(), CONFIG, output, 1, 3.0).score(parts[1:], RecordingProgress())
+        }
+        notes = Notes(tmp_path / "notes")
+        records = {
+            record.name: record for record in ray_engine(MakeNoting(notes), output).score(parts, RecordingProgress())
+        }
+        assert sorted(note.path for note in notes.read()) == sorted(entry.path for entry in parts[0].entries)
+        assert len(records) == len(parts)
+        assert there.items() <= records.items()
+
+    def test_a_damaged_part_is_made_again(self, tmp_path: Path) -> None:
+        parts = named_parts(["ok-1", "ok-2"])
+        whole = local_contents(MakeOrdered(), parts, tmp_path / "local")
+        output = make_output(tmp_path / "out")
+        for name, data in whole.items():
+            output.write_part(name, data[: len(data) // 2])
+        list(ray_engine(MakeOrdered(), output, n_workers=1).score(parts, RecordingProgress()))
+        assert contents(output) == whole
+
+    def test_a_model_that_cannot_be_loaded_ends_the_run(self, tmp_path: Path) -> None:
+        engine = ray_engine(MakeWithoutModel(), make_output(tmp_path / "out"))
+        with pytest.raises(ModelUnavailableError, match="no model of that name") as caught:
+            list(engine.score(named_parts(f"ok-{index}" for index in range(40)), RecordingProgress()))
+        assert type(caught.value) is ModelUnavailableError
+
+    def test_an_input_that_goes_away_ends_the_run(self, tmp_path: Path) -> None:
+        engine = ray_engine(MakeOrdered(), make_output(tmp_path / "out"))
+        with pytest.raises(InputError, match="the folder is gone"):
+            list(engine.score(named_parts(["read_lose_input-1", *(f"ok-{i}" for i in range(40))]), RecordingProgress()))
+
+    def test_an_output_that_cannot_be_written_ends_the_run(self, tmp_path: Path) -> None:
+        output = make_output(tmp_path / "out")
+        (tmp_path / "out" / "parts").rmdir()
+        (tmp_path / "out" / "parts").write_bytes(b"in the way")
+        with pytest.raises(OutputError):
+            list(ray_engine(MakeOrdered(), output).score(named_parts(["ok-1"]), RecordingProgress()))
+
+    def test_a_stopped_run_ends_its_actors_and_leaves_a_ray_of_others(self, tmp_path: Path) -> None:
+        import ray
+
+        notes = Notes(tmp_path / "notes")
+        parts = named_parts(["ok-1", *(f"ok-{index}" for index in range(2, 400))])
+        records = ray_engine(MakeNoting(notes, 0.1), make_output(tmp_path / "out")).score(parts, RecordingProgress())
+        next(records)
+        records.close()  # type: ignore[attr-defined]
+
+        wait_until_gone({pid for note in notes.read() for pid in (note.worker, note.parent)})
+        assert 0 < len(notes.read()) < 200
+        assert ray.is_initialized()
+        assert not [thread for thread in threading.enumerate() if thread.name == "ray-engine"]
+
+
+# What travels.
+
+
+def test_names_that_are_no_utf8_travel() -> None:
+    import pickle
+    import zlib
+
+    [part] = named_parts([os.fsdecode(b"\xff\x00".replace(b"\0", b"0")), "zeros-at-the-end\0\0"])
+    [packed] = table_of_part(packed_part(part))["part"].to_pylist()
+    assert pickle.loads(zlib.decompress(packed)) == part
+
+
+def test_an_error_that_does_not_pickle_is_told_all_the_same(tmp_path: Path) -> None:
+    from scoring.ray_worker import PartScorer
+
+    class LocalError(Exception):
+        pass
+
+    def fail() -> MakeOrdered:
+        raise LocalError
+
+    [part] = named_parts(["ok-1"])
+    scorer = PartScorer(fail, CONFIG, make_output(tmp_path / "out"), 3.0)  # cannot be pickled for the worker
+    outcome = outcome_of(scorer(table_of_part(packed_part(part))))
+    assert isinstance(outcome, Exception)
