@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scoring.options import FAILED, SHARD_VARIABLE, SOME_FILES_FAILED, SUCCEEDED, make_parser
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     Raises SystemExit for --help (0) and wrong options (1). In the main thread only: it takes the signals.
     """
     options = make_parser().parse_args(arguments)
-    _make_streams_lenient()
+    _open_streams()
     try:
         return _run(options)
     except (KeyboardInterrupt, SystemExit):  # before our handler stands, or from a handler that Ray has put over it
@@ -167,17 +168,20 @@ def _announcement(options: argparse.Namespace, job: ScoringJob, workers: str) ->
     )
 
 
-def _make_streams_lenient() -> None:
-    for stream in (sys.stdout, sys.stderr):
+def _open_streams() -> None:
+    """Make stdout and stderr fit for any name, and fill the place of those that are closed before a file gets it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as the process lives
         with contextlib.suppress(AttributeError):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+            getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def _print(text: str) -> None:
-    """On stdout, whose reader may have had enough."""
+    """On stdout, whose reader may have had enough; the results stand all the same."""
     try:
         print(text, end="", flush=True)
-    except BrokenPipeError:
+    except OSError:
         # Python flushes stdout once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

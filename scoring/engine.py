@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,7 +44,7 @@ class Progress(Protocol):
 class Engine(Protocol):
     """Scores parts and writes them. Made for one run."""
 
-    def score(self, parts: Iterable[Part], progress: Progress) -> Iterator[PartRecord]:
+    def score(self, parts: Iterable[Part], progress: Progress) -> Generator[PartRecord, None, None]:
         """Score and write every part, in any order; yield each one's record once it stands.
 
         `parts` is read only as far as there is work for, except where an engine says otherwise. Closing the iterator

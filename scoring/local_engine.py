@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class LocalEngine:
     file_timeout_s: float
     niceness: int = 0
 
-    def score(self, parts: Iterable[Part], progress: Progress) -> Iterator[PartRecord]:
+    def score(self, parts: Iterable[Part], progress: Progress) -> Generator[PartRecord, None, None]:
         """See `scoring.engine.Engine`. Memory does not grow with the number of parts."""
         with (
             Crew(self.make_scorer, self.n_workers, file_timeout_s=self.file_timeout_s, niceness=self.niceness) as crew,

@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ class RayEngine:
         self._constructor_arguments = (make_scorer, config, output, file_timeout_s)
         self._n_workers, self._address = n_workers, address
 
-    def score(self, parts: Iterable[Part], progress: Progress) -> Iterator[PartRecord]:
+    def score(self, parts: Iterable[Part], progress: Progress) -> Generator[PartRecord, None, None]:
         """As in `scoring.engine.Engine`, but all of `parts` is read before the first one is scored, and held packed.
 
         Raises OptionsError without the package ray, EngineError when Ray cannot be had or gives up.
@@ -96,7 +96,7 @@ class _Drive(threading.Thread):
         self._stopped = threading.Event()
         self._dataset: Any = None
 
-    def records(self, progress: Progress) -> Iterator[PartRecord]:
+    def records(self, progress: Progress) -> Generator[PartRecord, None, None]:
         """The records as they come, until all are there and Ray has ended. Raises what has ended the work, too."""
         while True:
             progress.tick()

@@ -1,26 +1,24 @@
-"""A run from its listing to `_SUCCESS`: what stands is kept, what is missing goes to the engine, then it is finished."""
+"""A run from its listing to `_SUCCESS`: what stands is kept, the rest goes to the engine, the last one finishes."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Set
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from scoring.config import RunConfig
 from scoring.engine import Engine, PartRecord, Progress
-from scoring.errors import InputError, OptionsError, OutputError
-from scoring.formats import part_name, tally_of
+from scoring.errors import InputError, OptionsError
+from scoring.formats import part_name
 from scoring.listing import Listing, sorted_listing
 from scoring.output import Output
-from scoring.parts import Part, cut_parts
+from scoring.parts import Entry, Part, cut_parts
 from scoring.sources import Source
 from scoring.tally import Tally
-
-logger = logging.getLogger(__name__)
+from scoring.write_parts import standing_record
 
 _MANIFEST_VERSION = 1
 
@@ -81,11 +79,23 @@ def run(job: ScoringJob, engine: Engine, progress: Progress) -> RunResult:
 
     with (
         job.output.lock(shared=job.shard is not None),
-        sorted_listing(job.source.list(), on_progress=found) as listing,
+        sorted_listing(_without_the_output(job), on_progress=found) as listing,
     ):
         if not listing.n_entries:
             raise InputError(f"nothing to score in {job.source.root}")
         return _Run(job, listing).carry_out(engine, progress)
+
+
+def _without_the_output(job: ScoringJob) -> Iterator[Entry]:
+    """The listing. Raises OptionsError when files of the output are in it: each run would score the last one's."""
+    root, out = job.source.root, job.output.url
+    if job.output.local_folder is not None:
+        root, out = os.path.realpath(root), os.path.realpath(out)
+    below = out.removeprefix(root).strip("/") + "/" if f"{out}/".startswith(f"{root.rstrip('/')}/") else None
+    for entry in job.source.list():
+        if below is not None and (below == "/" or entry.path.startswith(below)):
+            raise OptionsError(f"the output {job.output.url} lies in the input, and its files would be scored with it")
+        yield entry
 
 
 class _Run:
@@ -123,7 +133,7 @@ class _Run:
     def _missing(self, progress: Progress) -> Iterator[Part]:
         there = self._job.output.part_names()
         for part in self._own_parts():
-            record = self._standing(part) if self._name(part) in there else None
+            record = self._record(part, there)
             if record is None:
                 self._reopen()
                 yield part
@@ -133,19 +143,9 @@ class _Run:
                 progress.standing(record.tally)
                 progress.tick()
 
-    def _standing(self, part: Part) -> PartRecord | None:
-        """The record of a part that is in the output, or None when it is damaged and has to be made again."""
-        name = self._name(part)
-        try:
-            data = self._job.output.read_part(name)
-            tally, n_rows = tally_of(data, self._job.config.format)
-        except OutputError as error:
-            logger.warning("%s is made again: %s", name, error)
-            return None
-        if tally.n_inputs != len(part.entries):
-            logger.warning("%s is made again: it has %d inputs, not %d", name, tally.n_inputs, len(part.entries))
-            return None
-        return PartRecord(name, hashlib.sha256(data).hexdigest(), len(data), n_rows, tally)
+    def _record(self, part: Part, there: Set[str]) -> PartRecord | None:
+        """Of a part that stands; None when it is missing, or damaged and has to be made again."""
+        return standing_record(part, self._job.config, self._job.output) if self._name(part) in there else None
 
     def _reopen(self) -> None:
         """Before the first change: nobody may take what follows for a finished output."""
@@ -159,9 +159,7 @@ class _Run:
         there = output.part_names()
         records: list[tuple[Part, PartRecord]] = []
         for part in self._parts():
-            record = self._records.get(self._name(part))
-            if record is None and self._name(part) in there:
-                record = self._standing(part)
+            record = self._records.get(self._name(part)) or self._record(part, there)
             if record is None:
                 return None
             records.append((Part(part.index, part.fingerprint, part.entries[:1]), record))

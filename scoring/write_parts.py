@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 from scoring.config import RunConfig
 from scoring.engine import PartRecord
@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 
 def write_scored(
     scored: Iterable[tuple[Part, Sequence[Outcome]]], config: RunConfig, output: Output
-) -> Iterator[PartRecord]:
+) -> Generator[PartRecord, None, None]:
     """Write each part as it comes and yield its record once it stands. Lazy: one part is in memory.
 
     Raises OutputError, OptionsError before anything is scored when the model's labels make no columns, and ValueError

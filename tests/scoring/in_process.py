@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from handlers.errors import HandlerError
 from scoring.config import RunConfig
@@ -25,7 +25,7 @@ class InProcessEngine:
         self._config, self._output, self._before = config, output, before
         self.scored: list[str] = []
 
-    def score(self, parts: Iterable[Part], progress: Progress) -> Iterator[PartRecord]:
+    def score(self, parts: Iterable[Part], progress: Progress) -> Generator[PartRecord, None, None]:
         return write_scored(self._outcomes(parts, progress), self._config, self._output)
 
     def _outcomes(self, parts: Iterable[Part], progress: Progress) -> Iterator[tuple[Part, list[Outcome]]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +45,22 @@ class Notes:
         fields = [line.split() for line in self.file.read_text().splitlines()]
         return [Note(path, int(worker), int(parent)) for path, worker, parent in fields]
 
-    def wait_for(self, n: int) -> Sequence[Note]:
-        """Those that are there when there are `n`, within a minute."""
-        for _ in range(1200):
-            if len(notes := self.read()) >= n:
+    def wait_for(self, n: int) -> list[Note]:
+        """Those that are there when there are `n`, within two minutes."""
+        return self._wait(lambda notes: len(notes) >= n)
+
+    def wait_for_workers(self, n: int) -> list[Note]:
+        """Those that are there when `n` workers have each judged three files, within two minutes."""
+        return self._wait(
+            lambda notes: sum(times >= 3 for times in Counter(note.worker for note in notes).values()) >= n
+        )
+
+    def _wait(self, is_enough: Callable[[list[Note]], bool]) -> list[Note]:
+        for _ in range(2400):
+            if is_enough(notes := self.read()):
                 return notes
             time.sleep(0.05)
-        raise TimeoutError(f"only {len(self.read())} files of {n} were scored")
+        raise TimeoutError(f"{len(self.read())} files were scored, and no more")
 
 
 class NotingScorer:

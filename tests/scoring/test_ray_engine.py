@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from handlers.errors import ModelUnavailableError
+from scoring.engine import PartRecord
 from scoring.errors import EngineError, InputError, OptionsError, OutputError, StoppedError
+from scoring.formats import part_name
 from scoring.local_engine import LocalEngine
 from scoring.output import Output
 from scoring.ray_engine import RayEngine
-from scoring.ray_worker import outcome_of, packed_part, table_of_part
+from scoring.ray_worker import PartScorer, outcome_of, packed_part, table_of_part
 from scoring.scorer import MakeScorer
 from scoring.sources import open_source
 from tests.scoring.in_process import RecordingProgress
@@ -173,47 +175,29 @@ class TestWithRay:
         assert len({note.parent for note in notes.read()} - {killed[0]}) <= 2
         wait_until_gone({note.worker for note in notes.read() if note.parent == killed[0]})
 
-    def test_a_part_that_stands_already_is_not_scored_again(self, tmp_path: Path) -> None:
+    def test_a_part_that_stands_is_not_scored_again_and_a_damaged_one_is(self, tmp_path: Path) -> None:
         parts = named_parts(f"ok-{index}" for index in range(40))
         output = make_output(tmp_path / "out")
-        there = {
-            record.name: record
-            for record in LocalEngine(MakeOrdered(), CONFIG, output, 1, 3.0).score(parts[1:], RecordingProgress())
-        }
+        engine = LocalEngine(MakeOrdered(), CONFIG, output, 1, 3.0)
+        there = {record.name: record for record in engine.score(parts[:-1], RecordingProgress())}
+        whole = contents(output)
+        damaged = part_name(parts[0], CONFIG.format)
+        output.write_part(damaged, whole[damaged][:-100])
         notes = Notes(tmp_path / "notes")
-        records = {
-            record.name: record for record in ray_engine(MakeNoting(notes), output).score(parts, RecordingProgress())
-        }
-        assert sorted(note.path for note in notes.read()) == sorted(entry.path for entry in parts[0].entries)
+        engine = ray_engine(MakeNoting(notes), output, n_workers=1)
+        records = {record.name: record for record in engine.score(parts, RecordingProgress())}
+
+        scored = sorted(entry.path for part in (parts[0], parts[-1]) for entry in part.entries)
+        assert sorted(note.path for note in notes.read()) == scored
         assert len(records) == len(parts)
         assert there.items() <= records.items()
-
-    def test_a_damaged_part_is_made_again(self, tmp_path: Path) -> None:
-        parts = named_parts(["ok-1", "ok-2"])
-        whole = local_contents(MakeOrdered(), parts, tmp_path / "local")
-        output = make_output(tmp_path / "out")
-        for name, data in whole.items():
-            output.write_part(name, data[: len(data) // 2])
-        list(ray_engine(MakeOrdered(), output, n_workers=1).score(parts, RecordingProgress()))
-        assert contents(output) == whole
+        assert whole.items() <= contents(output).items()
 
     def test_a_model_that_cannot_be_loaded_ends_the_run(self, tmp_path: Path) -> None:
-        engine = ray_engine(MakeWithoutModel(), make_output(tmp_path / "out"))
+        engine = ray_engine(MakeWithoutModel(), make_output(tmp_path / "out"), n_workers=1)
         with pytest.raises(ModelUnavailableError, match="no model of that name") as caught:
             list(engine.score(named_parts(f"ok-{index}" for index in range(40)), RecordingProgress()))
         assert type(caught.value) is ModelUnavailableError
-
-    def test_an_input_that_goes_away_ends_the_run(self, tmp_path: Path) -> None:
-        engine = ray_engine(MakeOrdered(), make_output(tmp_path / "out"))
-        with pytest.raises(InputError, match="the folder is gone"):
-            list(engine.score(named_parts(["read_lose_input-1", *(f"ok-{i}" for i in range(40))]), RecordingProgress()))
-
-    def test_an_output_that_cannot_be_written_ends_the_run(self, tmp_path: Path) -> None:
-        output = make_output(tmp_path / "out")
-        (tmp_path / "out" / "parts").rmdir()
-        (tmp_path / "out" / "parts").write_bytes(b"in the way")
-        with pytest.raises(OutputError):
-            list(ray_engine(MakeOrdered(), output).score(named_parts(["ok-1"]), RecordingProgress()))
 
     def test_a_stopped_run_ends_its_actors_and_leaves_a_ray_of_others(self, tmp_path: Path) -> None:
         import ray
@@ -242,16 +226,44 @@ def test_names_that_are_no_utf8_travel() -> None:
     assert pickle.loads(zlib.decompress(packed)) == part
 
 
-def test_an_error_that_does_not_pickle_is_told_all_the_same(tmp_path: Path) -> None:
-    from scoring.ray_worker import PartScorer
+@pytest.fixture
+def scorer_of(tmp_path: Path) -> Callable:
+    return lambda make_scorer: PartScorer(make_scorer, CONFIG, make_output(tmp_path / "out"), 3.0)
 
+
+def test_an_input_that_goes_away_is_an_outcome(scorer_of: Callable) -> None:
+    [part] = named_parts(["ok-1", "read_lose_input-2"])
+    outcome = outcome_of(scorer_of(MakeOrdered())(table_of_part(packed_part(part))))
+    assert isinstance(outcome, InputError)
+    assert str(outcome) == "the folder is gone"
+
+
+def test_an_output_that_cannot_be_written_is_an_outcome(scorer_of: Callable, tmp_path: Path) -> None:
+    [part] = named_parts(["ok-1"])
+    scorer = scorer_of(MakeOrdered())
+    (tmp_path / "out" / "parts").rmdir()
+    (tmp_path / "out" / "parts").write_bytes(b"in the way")
+    assert isinstance(outcome_of(scorer(table_of_part(packed_part(part)))), OutputError)
+
+
+def test_a_bug_is_an_outcome_that_says_where(scorer_of: Callable) -> None:
+    [part] = named_parts(["ok-1"])
+    outcome = outcome_of(scorer_of(lambda: None)(table_of_part(packed_part(part))))  # a lambda does not pickle
+    assert not isinstance(outcome, PartRecord | EngineError)
+    assert "ray_worker.py" in outcome.__notes__[0]
+
+
+def test_an_error_that_does_not_pickle_is_told_all_the_same(
+    scorer_of: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class LocalError(Exception):
         pass
 
-    def fail() -> MakeOrdered:
-        raise LocalError
+    def fail(*arguments: object) -> None:
+        raise LocalError("of this test")
 
+    monkeypatch.setattr("scoring.ray_worker.standing_record", fail)
     [part] = named_parts(["ok-1"])
-    scorer = PartScorer(fail, CONFIG, make_output(tmp_path / "out"), 3.0)  # cannot be pickled for the worker
-    outcome = outcome_of(scorer(table_of_part(packed_part(part))))
-    assert isinstance(outcome, Exception)
+    outcome = outcome_of(scorer_of(MakeOrdered())(table_of_part(packed_part(part))))
+    assert isinstance(outcome, EngineError)
+    assert str(outcome) == "scoring a part failed: LocalError: of this test"

@@ -318,3 +318,33 @@ def test_closing_the_engine_is_not_forgotten(bench: Bench) -> None:
     with pytest.raises(OutputError):
         run(ScoringJob(source, output, bench.config), Engine(source, bench.config, output, fail), bench.progress)
     assert closed == [True]
+
+
+@pytest.mark.parametrize("inside", ["out", "batch-0/out", "a/b/out"])
+def test_an_output_within_the_input_is_refused(own: Bench, inside: str) -> None:
+    own.out = own.folder / inside
+    for _ in range(2):
+        with pytest.raises(OptionsError, match="lies in the input"):
+            own.run()
+    assert own.scored == []
+
+
+def test_an_output_behind_a_link_into_the_input_is_refused(own: Bench, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(own.folder)
+    own.out = tmp_path / "link" / "out"
+    with pytest.raises(OptionsError, match="lies in the input"):
+        own.run()
+
+
+def test_an_output_beside_the_input_with_a_name_that_begins_alike(own: Bench) -> None:
+    own.out = Path(f"{own.folder}-scored")
+    assert own.run().complete
+
+
+def test_an_output_that_goes_away_is_no_damaged_part(own: Bench) -> None:
+    own.run()
+    (part, *_) = sorted(own.out / name for name in own.parts)
+    part.unlink()
+    part.mkdir()
+    with pytest.raises(OutputError):
+        own.run()

@@ -129,9 +129,9 @@ def test_keys_are_kept_as_digests_only(path: Path) -> None:
     [
         (EVE, "must be NAME KEY SCOPES"),
         (f"eve {EVE} infer metrics", "must be NAME KEY SCOPES"),
-        (f"eve {EVE} admin", "the scopes are infer and metrics"),
-        (f"eve {EVE} infer,", "the scopes are infer and metrics"),
-        (f"eve infer {EVE}", "the scopes are infer and metrics"),
+        (f"eve {EVE} admin", "the scopes are infer, metrics, jobs"),
+        (f"eve {EVE} infer,", "the scopes are infer, metrics, jobs"),
+        (f"eve infer {EVE}", "the scopes are infer, metrics, jobs"),
         (f"eve {EVE[:15]}", "at least 16 characters"),
         (f"eve {_digest(EVE).upper()}", "64 hexadecimal digits"),
         (f"eve {_digest(EVE)[:-1]}", "64 hexadecimal digits"),

@@ -170,7 +170,7 @@ def test_every_page_may_call_the_service_when_the_setting_is_a_star(make_client:
     "headers",
     [
         {**PREFLIGHT, "Origin": "https://stranger.example"},
-        {**PREFLIGHT, "Access-Control-Request-Method": "DELETE"},
+        {**PREFLIGHT, "Access-Control-Request-Method": "PUT"},
         {**PREFLIGHT, "Access-Control-Request-Headers": "x-strange"},
     ],
 )

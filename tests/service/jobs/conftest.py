@@ -36,7 +36,8 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 def request_for(input: str, **changes: object) -> JobRequest:
-    """A request as the doors would keep it."""
+    """A request as the doors would keep it, later than the one before."""
+    time.sleep(0.002)  # ids tell milliseconds apart
     fields: dict[str, object] = {
         "id": new_job_id(),
         "created_s": time.time(),
