@@ -1,16 +1,19 @@
-"""`make demo`: a real photograph through the running service, and a small folder through the pipeline."""
+"""`make demo`: a real photograph through the running service, and a small folder through the bulk command."""
 
 from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
+from pyarrow.parquet import read_table
 
-from handlers import Analysis, HandlerError, load_pipeline
+from scoring.options import SOME_FILES_FAILED
 from service.client import Client
 from service.local import StartError, running_service
 
@@ -36,13 +39,18 @@ def main() -> None:
         print(f"  a face at {edges} px (detection confidence {face.detection_confidence:.4f}): {face.emotion}\n")
         print_probabilities(face.probabilities)
 
-    print("\nA folder made from it, through the pipeline:\n")
+    print("\nA folder made from it, through `python -m scoring` to Parquet:\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="mien-demo-") as folder:
-        make_folder(Path(folder), photo)
-        files = sorted(Path(folder).iterdir())
-        results = load_pipeline().analyze([file.read_bytes() for file in files])
-        for file, result in zip(files, results, strict=True):
-            print(f"  {file.name:24} {describe(result)}")
+        photos, out = Path(folder) / "photos", Path(folder) / "results"
+        photos.mkdir()
+        make_folder(photos, photo)
+        command = [sys.executable, "-m", "scoring", str(photos), "--output", str(out)]
+        code = subprocess.run(command, check=False).returncode
+        if code != SOME_FILES_FAILED:  # the corrupt one, and no other
+            sys.exit(f"python -m scoring: exit code {code}")
+        print("\nIts rows:\n")
+        for row in sorted(read_table(out / "parts").to_pylist(), key=lambda row: (row["path"], row["face_index"] or 0)):
+            print(f"  {row['path']:20} {describe(row)}")
 
 
 def make_folder(folder: Path, photo: bytes) -> None:
@@ -61,12 +69,13 @@ def make_folder(folder: Path, photo: bytes) -> None:
     image.crop((350, 350, 512, 512)).save(folder / "6-no-face.png")
 
 
-def describe(result: Analysis | HandlerError) -> str:
-    """One line for a person."""
-    if isinstance(result, HandlerError):
-        return f"error {result.code}: {result.detail}"
-    faces = ", ".join(f"{face.emotion} ({face.confidence:.2f})" for face in result.faces)
-    return f"{len(result.faces)} face{'s' * (len(result.faces) != 1)}{': ' if faces else ''}{faces}"
+def describe(row: dict[str, Any]) -> str:
+    """One row of the results for a person."""
+    if row["status"] == "error":
+        return f"error: {row['error_code']}"
+    if row["status"] == "no_face":
+        return "no face"
+    return f"face {row['face_index']}: {row['emotion']} ({row['confidence']:.2f})"
 
 
 def print_probabilities(probabilities: dict[str, float]) -> None:

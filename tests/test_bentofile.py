@@ -28,7 +28,7 @@ def home(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_bento_holds_the_source_and_the_models_and_no_torch(home: Path) -> None:
     bento = home / "bentos" / "mien" / "test"
     source = {str(path.relative_to(bento / "src")) for path in (bento / "src").rglob("*") if path.is_file()}
-    assert {"service/app.py", "handlers/pipeline.py", "model_store/registry.py"} <= source
+    assert {"service/app.py", "scoring/run.py", "handlers/pipeline.py", "model_store/registry.py"} <= source
     assert not [path for path in source if path.startswith(("training/", "tests/", "model_store/bundles/", "runs/"))]
     description = (bento / "bento.yaml").read_text()
     assert "tag: mtcnn:" in description
