@@ -15,7 +15,7 @@ REGISTERED := .state/.registered
 export BENTOML_HOME ?= $(CURDIR)/.state/bentoml
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help setup models serve demo test lint format bench bench-service bench-settings train lock clean
+.PHONY: help setup models serve demo test lint format bench bench-service bench-settings bench-scoring train lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ $(REGISTERED): $(INSTALLED) $(wildcard model_store/*.py model_store/networks/*.p
 serve: models ## run the service; HOST=127.0.0.1 PORT=3000 (off loopback: MIEN_ALLOW_PUBLIC=true)
 	MIEN_HOST=$(HOST) MIEN_PORT=$(PORT) $(BIN)/python -m service
 
-demo: models ## analyse a real photograph through REST and a folder through the pipeline
+demo: models ## analyse a real photograph through REST and score a folder to Parquet
 	$(BIN)/python demo.py
 
 test: setup ## all tests but the slow ones
@@ -63,9 +63,14 @@ bench: models ## speed side by side with facenet-pytorch, five minutes: tables, 
 bench-service: models ## the service beside the bare pipeline, in both topologies, and under ten times its load
 	$(BIN)/python -m benchmarks.service
 	$(BIN)/python -m benchmarks.overload
+	$(BIN)/python -m benchmarks.jobs
 
 bench-settings: models ## what the settings of detection cost and gain, as a table and JSON
 	$(BIN)/python -m benchmarks.detection_settings
+
+bench-scoring: models ## bulk scoring beside two bare pipelines, and its memory over a million files
+	$(BIN)/python -m benchmarks.scoring
+	$(BIN)/python -m benchmarks.scoring --memory
 
 train: setup ## train the default model again, an hour on two cores; DATA=../shared/data/fer2013
 	$(BIN)/python -m training train --config training/configs/fer2013-resnet-1-robust.toml $(SPLITS) --out runs/robust

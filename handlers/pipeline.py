@@ -137,7 +137,9 @@ def load_classifier(
     return EmotionClassifier(manifest, chosen.load(servable, "classifier", shape, precision), tta)
 
 
-def resolve_precision(manifest: EmotionManifest, engine: str, precision: ClassifierPrecision) -> Literal["fp32", "int8"]:
+def resolve_precision(
+    manifest: EmotionManifest, engine: str, precision: ClassifierPrecision
+) -> Literal["fp32", "int8"]:
     """What `auto` means for a model in an engine, by its resolved name; see `load_classifier`."""
     if precision != "auto":
         return precision

@@ -2,6 +2,9 @@
 
 A file that was being read or judged when its worker died is a suspect: it is tried once more, alone in a worker. What
 dies with its worker then is answered by WorkerDiedError. All else that had no answer is handed out again.
+
+The kernel ends a process by SIGKILL when memory is short, and then the neighbours may be as guilty: after a SIGKILL
+they do nothing until the suspect had its second try.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ _AHEAD_S = 0.25
 _MIN_AHEAD, _MAX_AHEAD = 2, 512
 _POLL_S = 0.25
 _TALLY_S = 0.1
+_KILLED = "signal SIGKILL"
 
 
 @dataclass(eq=False)
@@ -46,8 +50,9 @@ class _Place:
     counted_s: float = 0.0
 
     @property
-    def has_suspect(self) -> bool:
-        return len(self.out) == 1 and next(iter(self.out.values())).is_suspect
+    def suspect(self) -> File | None:
+        file = next(iter(self.out.values()), None)
+        return file if file is not None and file.is_suspect else None
 
 
 class _Reset:
@@ -173,16 +178,23 @@ class Foreman(threading.Thread):
         ledger = self.ledger
         if not ledger.n_waiting and not ledger.n_suspects:
             return
+        if any(place.suspect is not None and place.suspect.needs_quiet for place in self._places):
+            return
+        if ledger.needs_quiet and any(place.out for place in self._places):
+            return
         ready = sorted((place for place in self._places if place.is_ready), key=lambda place: len(place.out))
         n_loading = sum(place.worker is not None for place in self._places) - len(ready)
         target = max(_MIN_AHEAD, min(_MAX_AHEAD, int(_AHEAD_S / self.file_s))) if self.file_s else _MIN_AHEAD
         for place in ready:
             if ledger.n_suspects and not place.out:
-                self._give(place, [ledger.take_suspect()])
-            elif len(place.out) <= target // 2 and not place.has_suspect:
+                suspect = ledger.take_suspect()
+                self._give(place, [suspect])
+                if suspect.needs_quiet or ledger.needs_quiet:
+                    return
+            elif len(place.out) <= target // 2 and place.suspect is None:
                 # Nobody puts a file by for later that a worker which is about to be ready could begin with.
                 n_free = ledger.n_waiting - (n_loading if place.out else 0)
-                fair_share = -(-n_free // len(ready))
+                fair_share = -(-n_free // (len(ready) + n_loading))
                 if fair_share > 0:
                     self._give(place, ledger.take(min(target - len(place.out), fair_share)))
 
@@ -275,7 +287,7 @@ class Foreman(threading.Thread):
             if number in late:
                 self.ledger.answer(file, ExpiredError(f"no result after {self._file_timeout_s:g} s"))
             elif number in noted and not late:
-                self.ledger.return_begun(file)
+                self.ledger.return_begun(file, needs_quiet=ending == _KILLED)
             else:
                 unbegun.append(file)
         self.ledger.return_unbegun(unbegun)

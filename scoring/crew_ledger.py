@@ -24,11 +24,16 @@ class OpenPart:
 
 @dataclass(slots=True)
 class File:
-    """A file without an outcome. is_suspect: it was at work when its worker died, so it must be alone in its next."""
+    """A file without an outcome.
+
+    is_suspect: it was at work when its worker died, so it must be alone in its next. needs_quiet: and no other worker
+    may work meanwhile.
+    """
 
     part: OpenPart
     index: int
     is_suspect: bool = False
+    needs_quiet: bool = False
 
     @property
     def entry(self) -> Entry:
@@ -83,6 +88,11 @@ class Ledger:
         """The next `n` that wait."""
         return [self._waiting.popleft() for _ in range(n)]
 
+    @property
+    def needs_quiet(self) -> bool:
+        """The next suspect does."""
+        return bool(self._suspects) and self._suspects[0].needs_quiet
+
     def take_suspect(self) -> File:
         """The next suspect."""
         return self._suspects.popleft()
@@ -92,12 +102,12 @@ class Ledger:
         self._suspects.extendleft(file for file in reversed(files) if file.is_suspect)
         self._waiting.extendleft(file for file in reversed(files) if not file.is_suspect)
 
-    def return_begun(self, file: File) -> None:
+    def return_begun(self, file: File, *, needs_quiet: bool) -> None:
         """Its worker died at it."""
         if file.is_suspect:
             self.answer(file, WorkerDiedError("ended its process twice, the second time alone in it"))
         else:
-            file.is_suspect = True
+            file.is_suspect, file.needs_quiet = True, needs_quiet
             self._suspects.append(file)
 
     def answer(self, file: File, outcome: Outcome) -> None:

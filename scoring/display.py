@@ -260,7 +260,7 @@ def _bar(meter: Meter) -> Any:
         return Text(progress_line(meter), no_wrap=True, overflow="ellipsis")
     line = Table.grid(padding=(0, 1))
     line.add_row(
-        ProgressBar(total=max(1, meter.n_listed), completed=meter.n_done, width=30),
+        ProgressBar(max(1, meter.n_listed), meter.n_done, width=30, complete_style="cyan", finished_style="green"),
         Text(f"{int(meter.fraction_done * 100)} %", style="bold"),
         Text(f"{meter.n_done:,} of {count(meter.n_listed, 'file')}"),
     )

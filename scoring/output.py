@@ -147,7 +147,7 @@ class Output:
     def finished(self) -> dict[str, Any] | None:
         """The manifest of a finished output, else None."""
         names = self._folder.names()
-        if SUCCESS not in names or MANIFEST not in names:
+        if not {SUCCESS, MANIFEST, SUMMARY} <= set(names):
             return None
         try:
             manifest = json.loads(self._folder.read(MANIFEST))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TICK_S = 0.5
-_PATIENCE_S = 30.0
+_PATIENCE_S = 60.0
 
 
 class RayEngine:
@@ -139,6 +139,8 @@ class _Drive(threading.Thread):
         from scoring.ray_worker import outcome_of
 
         n_records, n_parts = 0, len(self._packed_parts)
+        if self._stopped.is_set():
+            return
         try:
             with _data_context():
                 self._dataset = self._mapped(n_workers)
@@ -187,7 +189,10 @@ class _Drive(threading.Thread):
         name = f"StreamingExecutor-{self._dataset.get_dataset_id()}"
         for thread in threading.enumerate():
             if thread.name == name and hasattr(thread, "shutdown"):
-                thread.shutdown(force=True)
+                try:
+                    thread.shutdown(force=True)
+                except Exception:  # what has ended the work is on its way to the caller, and says more
+                    logger.debug("Ray Data did not shut down in order", exc_info=True)
 
 
 @contextmanager

@@ -27,6 +27,9 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Its errors are no news: it announces every retry, and for each actor that it might not be restarted.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # It prints a stack for SIGTERM, which is the caller's to handle.
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+    # Ray warns that it will leave this variable alone in some later release; no worker here needs a GPU.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -44,8 +47,9 @@ def ray_session(address: str | None, n_workers: int | None) -> Iterator[int]:
     when there is no Ray to be had.
     """
     try:
-        import ray
-        import ray.data
+        with _environment(_QUIET):  # some of it is read once, by the import
+            import ray
+            import ray.data
     except ImportError as error:
         raise OptionsError("the ray engine needs the package ray: pip install 'mien[ray]'") from error
     if address is not None and address.startswith("ray://"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from handlers.engines import choose_engine
 from handlers.errors import HandlerError
@@ -33,7 +34,18 @@ def main() -> None:
 
 
 def check_models(settings: Settings) -> None:
-    """Look whether the engine and every model are there. Raises HandlerError or ModelStoreError."""
+    """Look whether the roots of jobs, the engine and every model are there.
+
+    Raises SettingsError, HandlerError or ModelStoreError.
+    """
+    for root in settings.roots:
+        if not root.is_local:
+            continue
+        if not Path(root.location).is_dir():
+            raise SettingsError(f"MIEN_SCORING_ROOTS: {root.location} is not a folder")
+        # A job over it would tell one caller what others have scored.
+        if settings.jobs_dir and settings.jobs_dir.resolve().is_relative_to(Path(root.location).resolve()):
+            raise SettingsError(f"MIEN_SCORING_ROOTS: {root.location} holds the folder of jobs, {settings.jobs_dir}")
     for model in settings.models:
         describe_classifier(model)
     if settings.detector == DEFAULT:

@@ -1,7 +1,8 @@
 """API keys from a file that may change while the service runs.
 
-A line is `NAME KEY SCOPES`; `#` starts a comment. NAME goes into logs. KEY is the key itself, or `sha256:` and its
-digest in hexadecimal. SCOPES, with commas, are `infer` (pictures and models), `metrics`, or both; `infer` if left out.
+A line is `NAME KEY SCOPES`; `#` starts a comment. NAME goes into logs and owns jobs. KEY is the key itself, or
+`sha256:` and its digest in hexadecimal. SCOPES, with commas, are `infer` (pictures and models), `metrics` and `jobs`;
+`infer` if left out.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from service.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
-Scope = Literal["infer", "metrics"]
+Scope = Literal["infer", "metrics", "jobs"]
 _SHORTEST_KEY = 16
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
@@ -93,7 +94,7 @@ def _parse(words: list[str], where: str) -> ApiKey:
     scopes = words[2].split(",") if len(words) == 3 else ["infer"]
     if not set(scopes) <= set(get_args(Scope)):
         # Not named: in a line whose words are in the wrong order it is the key.
-        raise SettingsError(f"{where}: the scopes are {' and '.join(get_args(Scope))}, with a comma")
+        raise SettingsError(f"{where}: the scopes are {', '.join(get_args(Scope))}, with commas")
     digest = _DIGEST.fullmatch(key)
     if digest is None and key.lower().startswith("sha256:"):
         raise SettingsError(f"{where}: `sha256:` goes before 64 hexadecimal digits in lower case")

@@ -25,19 +25,34 @@ It imports no part of the server but the schemas, so it runs where BentoML is no
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import os
-import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from typing import BinaryIO, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 
+from service.client_exchange import (
+    Again,
+    Call,
+    Exchange,
+    MienError,
+    OverloadedError,
+    Query,
+    RequestError,
+    Rules,
+    ServerError,
+    TransportError,
+    UnavailableError,
+    checked_url,
+    credentials,
+)
+from service.jobs.schemas import JobBody, JobsBody, ResultFormat
 from service.schemas import (
     AnalysisBody,
     BatchBody,
@@ -66,56 +81,6 @@ T = TypeVar("T")
 Image = bytes | os.PathLike[str]
 """An image file: its bytes, or where it lies on this machine. Never a URL."""
 
-_LONGEST_TIMEOUT_S = 86_400
-_MOST_RETRIES = 100
-_FIRST_BACKOFF_S = 0.1
-_LONGEST_BACKOFF_S = 5.0
-_Query = dict[str, str | int | bool]
-
-
-class MienError(Exception):
-    """Root of the tree.
-
-    code: of the service's error table, or `connection_failed`, `timeout`, `unknown`. status: of the HTTP answer, None
-    without one. problem: the body of the answer, None when it was not Mien's. retry_after_s: what the answer asked
-    callers to wait.
-    """
-
-    def __init__(
-        self,
-        detail: str,
-        *,
-        code: str = "unknown",
-        status: int | None = None,
-        problem: Problem | None = None,
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.status = status
-        self.problem = problem
-        self.retry_after_s = retry_after_s
-
-
-class RequestError(MienError):
-    """4xx: the request will not do as it is."""
-
-
-class OverloadedError(MienError):
-    """429: the service refuses what is over its capacity, or over the caller's share of it."""
-
-
-class UnavailableError(MienError):
-    """503: the service starts, stops, or lost a runner."""
-
-
-class ServerError(MienError):
-    """Any other answer that is no result: the service failed, or something else answered in its place."""
-
-
-class TransportError(MienError):
-    """No whole answer came."""
-
 
 class Client:
     """The service from synchronous code; threads may share one. Close it, or use it as a context manager.
@@ -142,9 +107,9 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._rules = _Rules(timeout_s, retries, clock)
+        self._rules = Rules(timeout_s, retries, clock)
         self._sleep = sleep
-        self._http = httpx.Client(base_url=_checked(base_url), headers=_credentials(api_key), transport=transport)
+        self._http = httpx.Client(base_url=checked_url(base_url), headers=credentials(api_key), transport=transport)
 
     def __enter__(self) -> Self:
         return self
@@ -206,6 +171,72 @@ class Client:
         """All about one served model, by name or `name:version`."""
         return self._run(_model(name))
 
+    def create_job(
+        self,
+        input: str,
+        *,
+        model: str | None = None,
+        recursive: bool = True,
+        include: Sequence[str] = (),
+        min_face_size: int | None = None,
+    ) -> JobBody:
+        """Score a folder or prefix of a bucket in the background; see `POST /v1/jobs`.
+
+        input: below a root of the service, as in `photos/may`. include: shell patterns of file names. A call whose
+        connection was lost is not sent again: the job may have been made.
+        """
+        return self._run(_create_job(input, model, recursive, include, min_face_size))
+
+    def job(self, job_id: str) -> JobBody:
+        """How far a job is."""
+        return self._run(_job(job_id))
+
+    def jobs(self, *, limit: int | None = None, after: str | None = None) -> JobsBody:
+        """A page of one's own jobs, newest first. after: `next_after` of the page before."""
+        return self._run(_jobs(limit, after))
+
+    def wait_for_job(self, job_id: str, *, wait_s: float = math.inf, poll_s: float = 1.0) -> JobBody:
+        """Ask every `poll_s` until the job has succeeded, failed or been cancelled, and return it as it is then.
+
+        Raises MienError with the code `timeout` when that takes longer than `wait_s`.
+        """
+        end_s = self._rules.clock() + wait_s
+        while not is_finished(job := self.job(job_id)):
+            if self._rules.clock() + poll_s > end_s:
+                raise _still_unfinished(job)
+            self._sleep(poll_s)
+        return job
+
+    def job_results(self, job_id: str, path: os.PathLike[str] | str, *, format: ResultFormat = "parquet") -> None:
+        """Save the results of a job that succeeded in a file, which appears or is replaced when it is whole.
+
+        It may take as long as it wants; only each wait for bytes is bounded by `timeout_s`. Raises OSError when the
+        file cannot be written.
+        """
+        exchange = Exchange(_results(job_id, format), self._rules)
+        while True:
+            outcome: httpx.Response | Exception
+            try:
+                with closing(self._http.send(exchange.request(self._http), stream=True)) as answer:
+                    if answer.is_success:
+                        with whole_file(path) as file:
+                            for piece in answer.iter_bytes():
+                                file.write(piece)
+                        return
+                    answer.read()
+                    outcome = answer
+            except httpx.RequestError as error:
+                outcome = error
+            self._sleep(exchange.pause_after(outcome))
+
+    def cancel_job(self, job_id: str) -> JobBody:
+        """End a job that is not finished, soon; one that is stays as it is."""
+        return self._run(_cancel_job(job_id))
+
+    def remove_job(self, job_id: str) -> bool:
+        """Remove a finished job and its results. False: it was not finished, and has been cancelled instead."""
+        return self._run(_remove_job(job_id))
+
     def ready(self) -> bool:
         """Whether the service takes requests now, asked once; no answer is False. Raises RequestError on a 4xx."""
         try:
@@ -215,8 +246,8 @@ class Client:
         except MienError:
             return False
 
-    def _run(self, call: _Call[T]) -> T:
-        exchange = _Exchange(call, self._rules)
+    def _run(self, call: Call[T]) -> T:
+        exchange = Exchange(call, self._rules)
         while True:
             outcome: httpx.Response | Exception
             try:
@@ -224,7 +255,7 @@ class Client:
             except httpx.RequestError as error:
                 outcome = error
             settled = exchange.settle(outcome)
-            if not isinstance(settled, _Again):
+            if not isinstance(settled, Again):
                 return settled
             self._sleep(settled.wait_s)
 
@@ -246,9 +277,11 @@ class AsyncClient:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._rules = _Rules(timeout_s, retries, clock)
+        self._rules = Rules(timeout_s, retries, clock)
         self._sleep = sleep
-        self._http = httpx.AsyncClient(base_url=_checked(base_url), headers=_credentials(api_key), transport=transport)
+        self._http = httpx.AsyncClient(
+            base_url=checked_url(base_url), headers=credentials(api_key), transport=transport
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -308,6 +341,63 @@ class AsyncClient:
         """See `Client.model`."""
         return await self._run(_model(name))
 
+    async def create_job(
+        self,
+        input: str,
+        *,
+        model: str | None = None,
+        recursive: bool = True,
+        include: Sequence[str] = (),
+        min_face_size: int | None = None,
+    ) -> JobBody:
+        """See `Client.create_job`."""
+        return await self._run(_create_job(input, model, recursive, include, min_face_size))
+
+    async def job(self, job_id: str) -> JobBody:
+        """See `Client.job`."""
+        return await self._run(_job(job_id))
+
+    async def jobs(self, *, limit: int | None = None, after: str | None = None) -> JobsBody:
+        """See `Client.jobs`."""
+        return await self._run(_jobs(limit, after))
+
+    async def wait_for_job(self, job_id: str, *, wait_s: float = math.inf, poll_s: float = 1.0) -> JobBody:
+        """See `Client.wait_for_job`."""
+        end_s = self._rules.clock() + wait_s
+        while not is_finished(job := await self.job(job_id)):
+            if self._rules.clock() + poll_s > end_s:
+                raise _still_unfinished(job)
+            await self._sleep(poll_s)
+        return job
+
+    async def job_results(self, job_id: str, path: os.PathLike[str] | str, *, format: ResultFormat = "parquet") -> None:
+        """See `Client.job_results`."""
+        exchange = Exchange(_results(job_id, format), self._rules)
+        while True:
+            outcome: httpx.Response | Exception
+            try:
+                async with asyncio.timeout(exchange.left_s()):
+                    answer = await self._http.send(exchange.request(self._http), stream=True)
+                async with aclosing(answer):
+                    if answer.is_success:
+                        with whole_file(path) as file:
+                            async for piece in answer.aiter_bytes():
+                                await asyncio.to_thread(file.write, piece)
+                        return
+                    await answer.aread()
+                    outcome = answer
+            except (httpx.RequestError, TimeoutError) as error:
+                outcome = error
+            await self._sleep(exchange.pause_after(outcome))
+
+    async def cancel_job(self, job_id: str) -> JobBody:
+        """See `Client.cancel_job`."""
+        return await self._run(_cancel_job(job_id))
+
+    async def remove_job(self, job_id: str) -> bool:
+        """See `Client.remove_job`."""
+        return await self._run(_remove_job(job_id))
+
     async def ready(self) -> bool:
         """See `Client.ready`."""
         try:
@@ -317,8 +407,8 @@ class AsyncClient:
         except MienError:
             return False
 
-    async def _run(self, call: _Call[T]) -> T:
-        exchange = _Exchange(call, self._rules)
+    async def _run(self, call: Call[T]) -> T:
+        exchange = Exchange(call, self._rules)
         while True:
             outcome: httpx.Response | Exception
             try:
@@ -327,34 +417,21 @@ class AsyncClient:
             except (httpx.RequestError, TimeoutError) as error:
                 outcome = error
             settled = exchange.settle(outcome)
-            if not isinstance(settled, _Again):
+            if not isinstance(settled, Again):
                 return settled
             await self._sleep(settled.wait_s)
 
 
-@dataclass(frozen=True)
-class _Call(Generic[T]):
-    """What one method asks for. parse: the body of a 2xx answer → the method's result; raises ValueError."""
-
-    method: str
-    path: str
-    parse: Callable[[bytes], T]
-    query: _Query = field(default_factory=dict)
-    body: bytes | None = None
-    files: list[bytes] = field(default_factory=list)
-    repeatable: bool = True
-
-
 def _analyze(
     image: Image, model: str | None, top_k: int | None, min_face_size: int | None, landmarks: bool
-) -> _Call[AnalysisBody]:
+) -> Call[AnalysisBody]:
     query = _query(model=model, top_k=top_k, min_face_size=min_face_size, landmarks=landmarks)
-    return _Call("POST", "/v1/analyze", AnalysisBody.model_validate_json, query, body=_read(image))
+    return Call("POST", "/v1/analyze", AnalysisBody.model_validate_json, query, body=_read(image))
 
 
 def _analyze_batch(
     images: Sequence[Image], model: str | None, top_k: int | None, min_face_size: int | None, landmarks: bool
-) -> _Call[list[AnalysisBody | Problem]]:
+) -> Call[list[AnalysisBody | Problem]]:
     files = [_read(image) for image in images]
 
     def parse(body: bytes) -> list[AnalysisBody | Problem]:
@@ -369,15 +446,15 @@ def _analyze_batch(
         ]
 
     query = _query(model=model, top_k=top_k, min_face_size=min_face_size, landmarks=landmarks)
-    return _Call("POST", "/v1/analyze/batch", parse, query, files=files)
+    return Call("POST", "/v1/analyze/batch", parse, query, files=files)
 
 
-def _detect(image: Image, min_face_size: int | None, landmarks: bool) -> _Call[DetectionBody]:
+def _detect(image: Image, min_face_size: int | None, landmarks: bool) -> Call[DetectionBody]:
     query = _query(min_face_size=min_face_size, landmarks=landmarks)
-    return _Call("POST", "/v1/detect", DetectionBody.model_validate_json, query, body=_read(image))
+    return Call("POST", "/v1/detect", DetectionBody.model_validate_json, query, body=_read(image))
 
 
-def _classify(crops: Sequence[Image], model: str | None, top_k: int | None) -> _Call[list[EmotionBody | Problem]]:
+def _classify(crops: Sequence[Image], model: str | None, top_k: int | None) -> Call[list[EmotionBody | Problem]]:
     files = [_read(crop) for crop in crops]
 
     def parse(body: bytes) -> list[EmotionBody | Problem]:
@@ -385,18 +462,73 @@ def _classify(crops: Sequence[Image], model: str | None, top_k: int | None) -> _
         _check_order([result.index for result in results], len(files))
         return [_either(result.emotion, result.problem) for result in results]
 
-    return _Call("POST", "/v1/classify", parse, _query(model=model, top_k=top_k), files=files)
+    return Call("POST", "/v1/classify", parse, _query(model=model, top_k=top_k), files=files)
 
 
-def _models() -> _Call[list[ModelSummary]]:
-    return _Call("GET", "/v1/models", lambda body: ModelsBody.model_validate_json(body).models)
+def _models() -> Call[list[ModelSummary]]:
+    return Call("GET", "/v1/models", lambda body: ModelsBody.model_validate_json(body).models)
 
 
-def _model(name: str) -> _Call[ModelBody]:
-    return _Call("GET", f"/v1/models/{quote(name, safe=':')}", ModelBody.model_validate_json)
+def _model(name: str) -> Call[ModelBody]:
+    return Call("GET", f"/v1/models/{quote(name, safe=':')}", ModelBody.model_validate_json)
 
 
-_READY = _Call("GET", "/readyz", lambda _: True, repeatable=False)
+def _create_job(
+    input: str, model: str | None, recursive: bool, include: Sequence[str], min_face_size: int | None
+) -> Call[JobBody]:
+    wanted = {"input": input, "model": model, "recursive": recursive, "include": list(include)}
+    body = json.dumps({**wanted, "min_face_size": min_face_size}).encode()
+    parse = JobBody.model_validate_json
+    return Call("POST", "/v1/jobs", parse, body=body, content_type="application/json", harmless=False)
+
+
+def _job(job_id: str) -> Call[JobBody]:
+    return Call("GET", _job_path(job_id), JobBody.model_validate_json)
+
+
+def _jobs(limit: int | None, after: str | None) -> Call[JobsBody]:
+    return Call("GET", "/v1/jobs", JobsBody.model_validate_json, _query(limit=limit, after=after))
+
+
+def _cancel_job(job_id: str) -> Call[JobBody]:
+    return Call("DELETE", _job_path(job_id), JobBody.model_validate_json, _query(keep_finished=True))
+
+
+def _remove_job(job_id: str) -> Call[bool]:
+    return Call("DELETE", _job_path(job_id), lambda body: not body)
+
+
+def _results(job_id: str, format: ResultFormat) -> Call[bytes]:
+    return Call("GET", f"{_job_path(job_id)}/results", bytes, _query(format=format))
+
+
+def _job_path(job_id: str) -> str:
+    return f"/v1/jobs/{quote(job_id, safe='')}"
+
+
+def is_finished(job: JobBody) -> bool:
+    """Whether nothing will change any more."""
+    return job.state not in ("queued", "running")
+
+
+def _still_unfinished(job: JobBody) -> MienError:
+    return MienError(f"job {job.id} is still {job.state}", code="timeout")
+
+
+@contextmanager
+def whole_file(path: os.PathLike[str] | str) -> Iterator[BinaryIO]:
+    """A file to write that has its name only once the block has ended well."""
+    target = Path(path)
+    new = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with new.open("wb") as file:
+            yield file
+        new.replace(target)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+_READY = Call("GET", "/readyz", lambda _: True, repeatable=False)
 
 
 def _read(image: Image) -> bytes:
@@ -407,7 +539,7 @@ def _read(image: Image) -> bytes:
     raise TypeError(f"an image is bytes or a path, not {type(image).__name__}")
 
 
-def _query(**options: str | int | bool | None) -> _Query:
+def _query(**options: str | int | bool | None) -> Query:
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -422,140 +554,3 @@ def _either(result: T | None, problem: Problem | None) -> T | Problem:
     if problem is not None:
         return problem
     raise ValueError("an item is neither a result nor a problem")
-
-
-@dataclass(frozen=True)
-class _Rules:
-    timeout_s: float
-    retries: int
-    clock: Callable[[], float]
-
-    def __post_init__(self) -> None:
-        if not 0 < self.timeout_s <= _LONGEST_TIMEOUT_S:
-            raise ValueError(f"timeout_s must be over 0 and at most {_LONGEST_TIMEOUT_S}, not {self.timeout_s}")
-        if not 0 <= self.retries <= _MOST_RETRIES:
-            raise ValueError(f"retries must be 0 to {_MOST_RETRIES}, not {self.retries}")
-
-
-@dataclass(frozen=True)
-class _Again:
-    """Send the call once more after this wait."""
-
-    wait_s: float
-
-
-class _Exchange(Generic[T]):
-    """One call with all its attempts: what to send, and what an outcome means. Neither sends nor sleeps."""
-
-    def __init__(self, call: _Call[T], rules: _Rules) -> None:
-        self._call = call
-        self._clock = rules.clock
-        self._end_s = rules.clock() + rules.timeout_s
-        self._retries_left = rules.retries if call.repeatable else 0
-        self._next_backoff_s = _FIRST_BACKOFF_S
-
-    def left_s(self) -> float:
-        """Seconds until the call's time is over; never less than 1 ms, as a sleep may have taken too long."""
-        return max(0.001, self._end_s - self._clock())
-
-    def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
-        """The next attempt."""
-        call, left_s = self._call, self.left_s()
-        headers = {"X-Request-Timeout-Ms": str(round(left_s * 1000))}
-        if call.body is not None:
-            headers["Content-Type"] = "application/octet-stream"
-        files = [("images", (str(index), file, "application/octet-stream")) for index, file in enumerate(call.files)]
-        return http.build_request(
-            call.method,
-            call.path,
-            params=call.query,
-            headers=headers,
-            content=call.body,
-            files=files or None,
-            timeout=left_s,
-        )
-
-    def settle(self, outcome: httpx.Response | Exception) -> T | _Again:
-        """The result, or when to try again. Raises MienError when that is not worth it."""
-        if isinstance(outcome, httpx.Response) and outcome.is_success:
-            return self._result(outcome)
-        error = _refusal(outcome) if isinstance(outcome, httpx.Response) else _failure(outcome)
-        may_pass = isinstance(error, OverloadedError | UnavailableError) or error.code == "connection_failed"
-        wait_s = random.uniform(0, self._next_backoff_s) if error.retry_after_s is None else error.retry_after_s
-        if not may_pass or not self._retries_left or wait_s >= self._end_s - self._clock():
-            raise error from (outcome if isinstance(outcome, Exception) else None)
-        self._retries_left -= 1
-        self._next_backoff_s = min(2 * self._next_backoff_s, _LONGEST_BACKOFF_S)
-        return _Again(wait_s)
-
-    def _result(self, answer: httpx.Response) -> T:
-        try:
-            return self._call.parse(answer.content)
-        except ValueError as error:
-            raise ServerError(f"the answer is not Mien's: {error}", status=answer.status_code) from error
-
-
-def _refusal(response: httpx.Response) -> MienError:
-    status = response.status_code
-    try:
-        problem = Problem.model_validate_json(response.content)
-    except ValueError:
-        problem = None
-    kind: type[MienError]
-    if status == 429:
-        kind = OverloadedError
-    elif status == 503:
-        kind = UnavailableError
-    elif 400 <= status < 500:
-        kind = RequestError
-    else:
-        kind = ServerError
-    return kind(
-        f"{status} {problem.code}: {problem.detail} (request {problem.request_id})" if problem else f"{status}",
-        code=problem.code if problem else "unknown",
-        status=status,
-        problem=problem,
-        retry_after_s=_retry_after_s(response.headers),
-    )
-
-
-def _failure(error: Exception) -> TransportError:
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return TransportError("no answer in time", code="timeout")
-    return TransportError(f"no answer: {error or type(error).__name__}", code="connection_failed")
-
-
-def _retry_after_s(headers: httpx.Headers) -> float | None:
-    """Seconds from a `Retry-After` header, which holds either these or a date; None without a readable one."""
-    text = headers.get("Retry-After", "").strip()
-    if text.isdecimal():
-        return float(text)
-    until = _date(text)
-    if until is None:
-        return None
-    # The server's own clock, where it says it, since ours may be off.
-    now = _date(headers.get("Date", "")) or datetime.now(UTC)
-    return max(0.0, (until - now).total_seconds())
-
-
-def _date(text: str) -> datetime | None:
-    try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _checked(base_url: str) -> str:
-    if not base_url.startswith(("http://", "https://")):
-        raise ValueError(f"base_url must begin with http:// or https://, not {base_url!r}")
-    return base_url
-
-
-def _credentials(api_key: str | None) -> dict[str, str]:
-    if api_key is None:
-        return {}
-    # Checked here, since the HTTP library puts a header that it refuses into its message.
-    if not api_key or not api_key.isascii() or any(not "!" <= character <= "~" for character in api_key):
-        raise ValueError("api_key must be printable ASCII without spaces or line ends")
-    return {"Authorization": f"Bearer {api_key}"}

@@ -19,6 +19,7 @@ from service import openapi
 from service.admission import Admission
 from service.api_keys import ApiKeys
 from service.catalog import add_model_doors
+from service.jobs.doors import JOBS_PATH, add_job_doors, is_download
 from service.middleware import (
     SECURITY_HEADERS,
     TIMEOUT_HEADER,
@@ -55,6 +56,7 @@ def build_rest_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     add_rest_doors(app)
     add_model_doors(app)
+    add_job_doors(app, settings)
     add_operator_addresses(app)
     add_error_handlers(app)
     schema: dict[str, Any] = openapi.build_openapi(app)
@@ -70,7 +72,8 @@ def build_edge(settings: Settings, app: FastAPI, keys: ApiKeys, admission: Admis
         timeout_s=settings.timeout_s,
         max_header_bytes=settings.max_header_bytes,
         open_paths=OPEN_PATHS,
-        scopes={METRICS_PATH: "metrics"},
+        scopes={METRICS_PATH: "metrics", JOBS_PATH: "jobs"},
+        is_download=is_download,
         work_paths={
             **dict.fromkeys(ONE_PICTURE_PATHS, form_overhead),
             **dict.fromkeys(SEVERAL_PICTURES_PATHS, settings.max_request_bytes),
@@ -82,9 +85,9 @@ def build_edge(settings: Settings, app: FastAPI, keys: ApiKeys, admission: Admis
         app.add_middleware(
             _Cors,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key", HEADER, TIMEOUT_HEADER],
-            expose_headers=[HEADER, "Retry-After"],
+            expose_headers=[HEADER, "Location", "Retry-After"],
         )
     return app
 

@@ -12,7 +12,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from service.request_context import current_request_id
 
-OURS = ("service", "handlers", "model_store")
+OURS = ("service", "scoring", "handlers", "model_store")
 # The loggers that `configure_logs` changes; the first is the root, and the last four have handlers of BentoML's.
 LOGGERS = ("", *OURS, "bentoml", "circus", "uvicorn", "uvicorn.error")
 

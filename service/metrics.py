@@ -68,6 +68,14 @@ MODEL_INFO = Gauge(
     ("model", "task", "sha256", "architecture"),
     multiprocess_mode="max",
 )
+JOBS = Gauge("mien_jobs", "Jobs in the folder of jobs, by state", ("state",), multiprocess_mode="livemostrecent")
+JOB_FILES = Counter("mien_job_files_total", "Files that jobs scored, by what became of them", ("status",))
+JOB_SECONDS = Histogram(
+    "mien_job_seconds",
+    "Seconds from the first work on a job to its end, interruptions included, by how it ended",
+    ("state",),
+    buckets=(1, 10, 60, 600, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600),
+)
 BUILD_INFO = Gauge(
     "mien_build_info",
     "1 for the versions and the inference engine in use",

@@ -52,8 +52,9 @@ App = Callable[[ASGIScope, Receive, Send], Awaitable[None]]
 class Policy:
     """What requests may cost and who may send them, by address.
 
-    timeout_s: of every request. open_paths: need no key. scopes: by address, `infer` elsewhere. work_paths: addresses
-    whose POST is work for the models, with the most bytes of a body. max_body_bytes: anywhere else.
+    timeout_s: of every request. open_paths: need no key. scopes: by address, whatever lies below it included, `infer`
+    elsewhere. work_paths: addresses whose POST is work for the models, with the most bytes of a body. max_body_bytes:
+    anywhere else. is_download: addresses whose answer may last; once it has begun, `timeout_s` is for each piece.
     """
 
     timeout_s: float
@@ -62,6 +63,15 @@ class Policy:
     scopes: dict[str, Scope] = field(default_factory=dict)
     work_paths: dict[str, int] = field(default_factory=dict)
     max_body_bytes: int = 64 * 1024
+    is_download: Callable[[str], bool] = lambda path: False
+
+    def scope_of(self, path: str) -> Scope:
+        """The scope that an address needs."""
+        while path:
+            if path in self.scopes:
+                return self.scopes[path]
+            path = path.rpartition("/")[0]
+        return "infer"
 
 
 class RequestMiddleware:
@@ -101,7 +111,9 @@ class RequestMiddleware:
                 set_deadline(time.monotonic() + timeout_s)
                 work = scope["method"] == "POST" and scope["path"] in self._policy.work_paths
                 with self._admission.request(max_bytes) if work else nullcontext():
-                    async with asyncio.timeout(timeout_s):
+                    async with asyncio.timeout(timeout_s) as limit:
+                        if self._policy.is_download(scope["path"]):
+                            exchange.keep_alive(limit, self._policy.timeout_s)
                         await self._app(scope, exchange.receive, exchange.send)
             except TimeoutError:
                 raise ExpiredError("the request's time is over") from None
@@ -131,7 +143,7 @@ class RequestMiddleware:
             return None
         scheme, _, token = headers.get("authorization", "").partition(" ")
         bearer = token.strip() if scheme.lower() == "bearer" else None
-        return self._keys.check(headers.get("x-api-key", bearer), self._policy.scopes.get(path, "infer"))
+        return self._keys.check(headers.get("x-api-key", bearer), self._policy.scope_of(path))
 
     def _timeout_s(self, headers: Headers) -> float:
         wanted = headers.get(TIMEOUT_HEADER)
@@ -181,6 +193,7 @@ class _Exchange:
         self._gone = asyncio.Event()
         self._n_body_bytes = 0
         self._answered = False
+        self._renew: Callable[[], None] = lambda: None
         self.max_body_bytes = 0
         self.status = 500
 
@@ -188,6 +201,15 @@ class _Exchange:
     def client_gone(self) -> bool:
         """True when the caller hung up before the answer."""
         return self._gone.is_set()
+
+    def keep_alive(self, limit: asyncio.Timeout, piece_s: float) -> None:
+        """Give each message of the answer `piece_s` of its own, once the first one is taken."""
+
+        def renew() -> None:
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time() + piece_s)
+
+        self._renew = renew
 
     async def receive(self) -> Message:
         """The next message. Raises TooLargeError once more than the limit has come in (a chunked body, say)."""
@@ -214,12 +236,14 @@ class _Exchange:
         elif not message.get("more_body", False):
             self.end()
         await self._send(message)
+        self._renew()
 
     async def refuse(self, scope: ASGIScope, response: Response) -> None:
         """Send an error unless an answer has begun; then the connection must break, so the error goes on."""
         if self._answered:
             raise RuntimeError("failed after the answer had begun")
         self.end()  # nothing is left to cancel, and the refusal must not be
+        self._renew = lambda: None
         await response(scope, self._receive, self.send)
 
     async def hang_up(self) -> None:

@@ -28,12 +28,14 @@ PROBLEMS: dict[str, _Row] = {
     "not_found": _Row(404, "There is nothing at this address"),
     "method_not_allowed": _Row(405, "This address does not take this method"),
     "model_not_found": _Row(404, "There is no such model"),
+    "job_not_found": _Row(404, "There is no such job"),
+    "job_not_finished": _Row(409, "The job has no results yet"),
     "too_large": _Row(413, "The request is over a limit"),
     "unsupported_format": _Row(415, "This is not an image of a supported format"),
     "corrupt_image": _Row(422, "The image cannot be decoded"),
     "empty_image": _Row(422, "The image is empty"),
     "unauthenticated": _Row(401, "An API key is needed"),
-    "forbidden": _Row(403, "This API key may not do that"),
+    "forbidden": _Row(403, "This is not allowed"),
     "overloaded": _Row(429, "The service has more work than it can take", retry=True),
     "internal": _Row(500, "The service failed"),
     "unavailable": _Row(503, "The service cannot answer at the moment", retry=True),
@@ -68,9 +70,21 @@ class UnauthenticatedError(ServiceError):
 
 
 class ForbiddenError(ServiceError):
-    """A known API key without the scope that this address needs."""
+    """A known API key without the scope that this address needs, or an input that nobody may read."""
 
     code: ClassVar[str] = "forbidden"
+
+
+class JobNotFoundError(ServiceError):
+    """No job of that id, or one of another caller."""
+
+    code: ClassVar[str] = "job_not_found"
+
+
+class JobNotFinishedError(ServiceError):
+    """The results of a job that has none: it is not finished, failed, or was cancelled."""
+
+    code: ClassVar[str] = "job_not_finished"
 
 
 class OverloadedError(ServiceError):

@@ -203,10 +203,13 @@ class UnknownAddress:
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """ASGI entry point. Raises MethodNotAllowedError or NotFoundError."""
+        methods: set[str] = set()
         for route in scope["app"].router.routes:
             if isinstance(route, Route) and route.methods and route.matches(scope)[0] is Match.PARTIAL:
-                allow = ", ".join(sorted(route.methods))
-                raise MethodNotAllowedError(f"this address takes {allow}", allow)
+                methods |= route.methods
+        if methods:
+            allow = ", ".join(sorted(methods))
+            raise MethodNotAllowedError(f"this address takes {allow}", allow)
         raise NotFoundError("no such address")
 
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import functools
 import ipaddress
 import math
-import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from handlers.cores import usable_cores
 from handlers.decode import DecodeLimits
 from handlers.detection.settings import SMALLEST_MIN_FACE_SIZE_PX, DetectionSettings
 from handlers.pipeline import ClassifierPrecision
 from model_store.manifest import Tta
+from service.jobs.roots import Root, parse_roots
 
 PREFIX = "MIEN_"
 WORKER_VARIABLE = f"{PREFIX}WORKER"
 """Not a setting: the supervisor tells each worker its name in it."""
 RUNNERS_VARIABLE = f"{PREFIX}RUNNERS"
 """Not a setting: the supervisor's list of the sockets of each runner's workers, JSON by BentoML's service name."""
+JOBS_DIR_VARIABLE = f"{PREFIX}JOBS_DIR"
+"""The supervisor sets it for its workers where it was left out."""
 Probability = Annotated[float, Field(gt=0, lt=1)]
 _DETECTION = DetectionSettings()
 
@@ -49,6 +52,24 @@ class Settings(BaseSettings):
 
     api_keys_file: Path | None = None
     """File of API keys, read again when it changes: `NAME KEY SCOPES` a line, see docs/serving.md. Open if left out."""
+
+    scoring_roots: Annotated[tuple[str, ...], NoDecode] = ()
+    """Folders and buckets that jobs may read, comma-separated: `/data/photos`, `name=/folder`, `s3://bucket/prefix`."""
+
+    jobs_dir: Path | None = None
+    """Folder of the jobs and their results, which replicas may share; `jobs` in MIEN_STATE_DIR if left out."""
+
+    job_workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that work on a job; there are none while there is no job."""
+
+    job_niceness: Annotated[int, Field(ge=0, le=19)] = 19
+    """Niceness of the processes that work on jobs: at 19 they take what requests leave, at 0 an equal share."""
+
+    max_jobs: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Jobs that wait or run; one more gets `overloaded` (429)."""
+
+    job_part_size: Annotated[int, Field(ge=1, le=100_000)] = 512
+    """About how many files one part of a job's results has; an interruption costs the work on unfinished parts."""
 
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins whose pages may call the service, comma-separated, or `*`; none if left out."""
@@ -151,10 +172,16 @@ class Settings(BaseSettings):
     def _split_thresholds(cls, thresholds: object) -> object:
         return tuple(part.strip() for part in thresholds.split(",")) if isinstance(thresholds, str) else thresholds
 
-    @field_validator("cors_origins", "models", mode="before")
+    @field_validator("cors_origins", "models", "scoring_roots", mode="before")
     @classmethod
     def _split_names(cls, names: object) -> object:
         return tuple(part.strip() for part in names.split(",") if part.strip()) if isinstance(names, str) else names
+
+    @field_validator("scoring_roots")
+    @classmethod
+    def _roots_are_roots(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        parse_roots(texts)
+        return texts
 
     @field_validator("host")
     @classmethod
@@ -171,6 +198,11 @@ class Settings(BaseSettings):
                 f"{PREFIX}ALLOW_PUBLIC=true to allow it without keys"
             )
         return self
+
+    @property
+    def roots(self) -> tuple[Root, ...]:
+        """Where jobs may read, `scoring_roots` parsed."""
+        return parse_roots(self.scoring_roots)
 
     @property
     def n_detector_workers(self) -> int:
@@ -198,16 +230,6 @@ class Settings(BaseSettings):
     def limits(self) -> DecodeLimits:
         """What a picture may cost, for the decoder."""
         return DecodeLimits(self.max_image_bytes, self.max_image_pixels, self.max_image_side_px)
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use: its affinity, and the quota of its control group (version 2)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return cores
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""The parent of the service's processes: starts BentoML's workers, replaces dead ones, and stops them in order.
+"""The parent of the service's processes: starts its workers, replaces dead ones, and stops them in order.
 
 BentoML's own process manager sends SIGTERM to all at once, so that requests under way lose their runners; it looks for
 dead workers every 10 s only, in containers never; and it opens ports to control itself. Only its worker is used here.
@@ -27,7 +27,7 @@ from types import FrameType
 from service import lifeline
 from service.listeners import BACKLOG, listen, listen_at, uri_of
 from service.logs import configure_logs
-from service.settings import RUNNERS_VARIABLE, WORKER_VARIABLE, Settings
+from service.settings import JOBS_DIR_VARIABLE, RUNNERS_VARIABLE, WORKER_VARIABLE, Settings
 from service.state_folder import StateFolder, owned_state_folder
 
 logger = logging.getLogger(__name__)
@@ -46,16 +46,19 @@ _KEEP_ALIVE_S = 75
 _MATH_LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-API = "api"
+API, JOBS = "api", "jobs"
 
 
 @dataclass(frozen=True)
 class WorkerKind:
-    """Equal workers; those of the API share a socket. name: in logs and metrics. service: BentoML's name."""
+    """Equal workers; those of the API share a socket. name: in logs and metrics. service: BentoML's name, None for one
+    that has no socket and is not BentoML's. essential: the service makes no sense when it never starts.
+    """
 
     name: str
-    service: str
+    service: str | None
     n_workers: int
+    essential: bool = True
 
 
 def worker_kinds(settings: Settings) -> list[WorkerKind]:
@@ -64,6 +67,9 @@ def worker_kinds(settings: Settings) -> list[WorkerKind]:
     if settings.topology == "runners":
         kinds.append(WorkerKind("detector", "mien_detector", settings.n_detector_workers))
         kinds.append(WorkerKind("emotion", "mien_emotion", settings.emotion_workers))
+    if settings.scoring_roots:
+        # One, as jobs are worked on one after the other; a picture that kills a process must not end the doors.
+        kinds.append(WorkerKind(JOBS, None, 1, essential=False))
     return kinds
 
 
@@ -144,24 +150,25 @@ class Supervisor:
         while not self._signals.n_stops:
             for worker in self._workers:
                 self._look_after(worker)
-                if worker.backoff.n_early_deaths >= MAX_EARLY_DEATHS and worker.kind not in self._settled:
+                hopeless = worker.backoff.n_early_deaths >= MAX_EARLY_DEATHS and worker.kind not in self._settled
+                if hopeless and worker.kind.essential:
                     logger.error("gave up: the %s worker cannot start", worker.kind.name)
                     return False
             self._signals.wait(_POLL_S)
         return True
 
     def stop(self, close_listener: Callable[[], None], grace_s: float) -> bool:
-        """Stop taking requests, then end the API workers, then the runners. True when all ended by themselves.
+        """Stop taking requests, end jobs and the API workers, then the runners. True when all ended by themselves.
 
-        grace_s: how long the API workers may take for the requests under way. One more signal ends all patience.
+        grace_s: how long the first ones may take for the requests under way. One more signal ends all patience.
         """
         logger.info("stopping", extra={"grace_s": grace_s})
         close_listener()
         last_n_stops = self._signals.n_stops
         clean = True
         for workers, patience_s in (
-            ([worker for worker in self._workers if worker.kind.name == API], grace_s),
-            ([worker for worker in self._workers if worker.kind.name != API], _RUNNER_GRACE_S),
+            ([worker for worker in self._workers if worker.kind.name in (API, JOBS)], grace_s),
+            ([worker for worker in self._workers if worker.kind.name not in (API, JOBS)], _RUNNER_GRACE_S),
         ):
             clean &= self._end(workers, patience_s, last_n_stops)
         logger.info("stopped", extra={"clean": clean})
@@ -223,6 +230,7 @@ def supervise(settings: Settings) -> int:
     with ExitStack() as stack:
         state = stack.enter_context(owned_state_folder(settings.state_dir, _bentoml_home()))
         environment = worker_environment(state)
+        environment[JOBS_DIR_VARIABLE] = str((settings.jobs_dir or state.path / "jobs").absolute())
         if not _models_are_there(environment, signals):
             return int(not signals.n_stops)
         kinds = worker_kinds(settings)
@@ -230,12 +238,13 @@ def supervise(settings: Settings) -> int:
         runners = {
             (kind.service, index): stack.enter_context(listen_at(state.socket_path(f"{kind.name}-{index}")))
             for kind in kinds[1:]
+            if kind.service
             for index in range(1, kind.n_workers + 1)
         }
         uris: dict[str, list[str]] = {}
         for (service, _), listener in runners.items():
             uris.setdefault(service, []).append(uri_of(listener))
-        first = {service: own[0] for service, own in uris.items()} | {kinds[0].service: uri_of(public)}
+        first = {service: own[0] for service, own in uris.items()} | {str(kinds[0].service): uri_of(public)}
         alive, holds_alive = os.pipe()
         stack.callback(os.close, holds_alive)
         environment |= {
@@ -245,12 +254,13 @@ def supervise(settings: Settings) -> int:
         }
 
         def start(worker: Worker) -> subprocess.Popen[bytes]:
-            descriptor = runners.get((worker.kind.service, worker.index), public).fileno()
+            listener = runners.get((worker.kind.service, worker.index), public) if worker.kind.service else None
+            descriptor = None if listener is None else listener.fileno()
             return subprocess.Popen(
                 _command(worker, descriptor, settings.grace_s),
                 env={**environment, WORKER_VARIABLE: metrics_name(worker)},
                 stdin=subprocess.DEVNULL,
-                pass_fds=(descriptor, alive),
+                pass_fds=(alive,) if descriptor is None else (descriptor, alive),
                 start_new_session=True,  # a Ctrl-C at the terminal is for this process only
             )
 
@@ -319,7 +329,9 @@ def _metrics(
     )
 
 
-def _command(worker: Worker, descriptor: int, grace_s: float) -> list[str]:
+def _command(worker: Worker, descriptor: int | None, grace_s: float) -> list[str]:
+    if descriptor is None:
+        return [sys.executable, "-m", "service.jobs"]
     options = {
         "service-name": worker.kind.service,
         "fd": descriptor,

@@ -13,7 +13,9 @@ from tests.pictures import encoded, noise
 
 
 def test_the_share_is_that_of_the_rounds_not_of_the_best_ones() -> None:
-    record = ScoringRecord("a picture", 1, 10, bare=[10.0, 20.0, 40.0], local=[9.5, 18.0, 20.0])
+    record = ScoringRecord(
+        "a picture", 1, 10, bare=[10.0, 20.0, 40.0], local=[9.5, 18.0, 20.0], bare_cpu_ms=[1.0], local_cpu_ms=[1.0]
+    )
 
     assert record.share == pytest.approx(0.9)
 
@@ -71,6 +73,7 @@ def test_the_tool_measures_throughput(tmp_path: Path, capsys: pytest.CaptureFixt
     assert record["n_files"] == 12
     assert len(record["bare"]) == len(record["local"]) == 1
     assert record["share"] > 0
+    assert record["local_cpu_ms"][0] > 0
     assert f"**{record['share'] * 100:.1f} %**" in capsys.readouterr().out
 
 

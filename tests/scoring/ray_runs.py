@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from scoring.config import resolve_config
@@ -13,12 +13,13 @@ from scoring.errors import StoppedError
 from scoring.output import Output
 from scoring.parts import Entry, Part, cut_parts
 from scoring.tally import Tally
+from tests.scoring.in_process import RecordingProgress
 
 CONFIG = resolve_config("fake", part_size=8)
 
 
-def make_output(folder: Path) -> Output:
-    output = Output(str(folder))
+def make_output(where: Path | str) -> Output:
+    output = Output(str(where))
     output.prepare()
     return output
 
@@ -61,19 +62,14 @@ def _is_there(pid: int) -> bool:
         return False
 
 
-class StoppingProgress:
-    """Somebody stops the run once a part is there."""
+class StoppingProgress(RecordingProgress):
+    """Somebody stops the run as soon as this is so."""
 
-    def __init__(self) -> None:
-        self.scored_tally = Tally()
-
-    def listed(self, n_entries: int, *, done: bool) -> None: ...
-
-    def standing(self, tally: Tally) -> None: ...
-
-    def scored(self, tally: Tally) -> None:
-        self.scored_tally.add(tally)
+    def __init__(self, when: Callable[[StoppingProgress], bool]) -> None:
+        super().__init__()
+        self._when = when
 
     def tick(self) -> None:
-        if self.scored_tally.n_inputs:
+        super().tick()
+        if self._when(self):
             raise StoppedError("stopped by the test")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import resource
 import signal
@@ -37,7 +38,7 @@ class MakeOrdered:
 class OrderedScorer:
     """Obeys the word before the first `-` of a file's name in `judge`, or in `read` when that word begins with `read_`.
 
-    `once_…` is obeyed the first time only; it needs the journal.
+    Two need the journal: `once_…` is obeyed the first time only, `lonely` kills its worker unless nobody else judges.
     """
 
     def __init__(self, pace_s: float, journal: Path | None) -> None:
@@ -55,16 +56,35 @@ class OrderedScorer:
     def judge(self, image: bytes) -> Outcome:
         path = image.decode()
         n_earlier = self._note("judge", path)
+        if self._journal is None or path.startswith("lonely"):
+            return self._judge(path, n_earlier)
+        with self._journal.open("rb") as journal:
+            fcntl.flock(journal, fcntl.LOCK_SH)
+            return self._judge(path, n_earlier)
+
+    def _judge(self, path: str, n_earlier: int) -> Outcome:
         if self._pace_s:
             time.sleep(self._pace_s)
         order = path.partition("-")[0]
         if order == "corrupt":
             return CorruptImageError("not a picture")
+        if order == "lonely":
+            self._die_in_company()
         if not order.startswith("once_"):
             ORDERS.get(order, _nothing)()
         elif not n_earlier:
             ORDERS[order.removeprefix("once_")]()
         return expected(path)
+
+    def _die_in_company(self) -> None:
+        # As when memory is enough for one large picture, but not for two.
+        assert self._journal is not None
+        with self._journal.open("rb") as journal:
+            time.sleep(0.2)
+            try:
+                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _kill()
 
     def _note(self, doing: str, path: str) -> int:
         if self._journal is None:

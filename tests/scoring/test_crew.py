@@ -155,6 +155,11 @@ def test_an_innocent_suspect_gets_its_result(tmp_path: Path) -> None:
     assert outcomes == {path: expected(path) for path in [*PLAIN, "once_kill-7"]}
 
 
+def test_a_file_that_was_killed_for_want_of_memory_gets_a_second_try_in_quiet(tmp_path: Path) -> None:
+    paths = ["lonely-7", *PLAIN, "lonely-8"]
+    assert score(paths, MakeOrdered(0.05, tmp_path / "journal")) == {path: expected(path) for path in paths}
+
+
 def test_workers_killed_from_outside_lose_nothing() -> None:
     paths = [f"plain-{number}" for number in range(600)]
     seen: dict[str, Outcome] = {}

@@ -136,8 +136,24 @@ def test_the_inline_topology_has_api_workers_only() -> None:
     assert [kind.name for kind in worker_kinds(Settings(topology="inline"))] == ["api"]
 
 
+def test_one_worker_looks_after_jobs_where_there_are_roots_and_the_service_can_do_without_it() -> None:
+    *others, jobs = worker_kinds(Settings(topology="inline", scoring_roots=("s3://bucket",)))
+
+    assert (jobs.name, jobs.n_workers, jobs.essential) == ("jobs", 1, False)
+    assert all(kind.essential for kind in others)
+
+
 @pytest.mark.parametrize(
-    "wrong", ["port in use", "folder in use", "folder too long", "no such model", "no such detector"]
+    "wrong",
+    [
+        "port in use",
+        "folder in use",
+        "folder too long",
+        "no such model",
+        "no such detector",
+        "no root",
+        "jobs in a root",
+    ],
 )
 def test_a_start_that_cannot_succeed_ends_with_one_line_and_starts_nothing(tmp_path: Path, wrong: str) -> None:
     variables = dict(FAKES)
@@ -156,6 +172,12 @@ def test_a_start_that_cannot_succeed_ends_with_one_line_and_starts_nothing(tmp_p
         elif wrong == "no such model":
             variables["MIEN_MODELS"] = "fake,nope"
             line = "ModelUnavailableError: nope is not registered"
+        elif wrong == "no root":
+            variables["MIEN_SCORING_ROOTS"] = f"s3://bucket,{tmp_path}/photos"
+            line = f"SettingsError: MIEN_SCORING_ROOTS: {tmp_path}/photos is not a folder"
+        elif wrong == "jobs in a root":
+            variables |= {"MIEN_SCORING_ROOTS": f"photos={tmp_path}", "MIEN_STATE_DIR": str(tmp_path / "state")}
+            line = f"SettingsError: MIEN_SCORING_ROOTS: {tmp_path} holds the folder of jobs, {tmp_path}/state/jobs"
         else:
             variables["MIEN_DETECTOR"] = "nope"
             line = "ModelNotFoundError: nope is not registered"

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 from handlers.pipeline import FAKE
@@ -20,12 +21,14 @@ from service.edge import build_edge, build_rest_app
 from service.jobs.records import JobRequest, new_job_id
 from service.jobs.store import JobStore
 from service.settings import Settings
+from tests.pictures import noise
 from tests.scoring.pictures import make_folder
 from tests.service.conftest import make_admission
 from tests.service.server_process import REPOSITORY
 
 WAIT_S = 60
 N_PICTURES = 60
+N_SLOW = 600
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -77,6 +80,18 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("root") / "photos"
     assert len(make_folder(root / "may", N_PICTURES)) == 3
     return root
+
+
+@pytest.fixture(scope="session")
+def slow_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root named `photos` with `N_SLOW` in its folder `many`, each of which takes some 10 ms to decode."""
+    many = tmp_path_factory.mktemp("slow") / "photos" / "many"
+    many.mkdir(parents=True)
+    first = many / "00000.jpg"
+    Image.fromarray(noise(600, 800)).save(first, quality=90)
+    for index in range(1, N_SLOW):
+        (many / f"{index:05d}.jpg").hardlink_to(first)
+    return many.parent
 
 
 @pytest.fixture

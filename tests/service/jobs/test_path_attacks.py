@@ -20,6 +20,8 @@ ATTACKS = {
     "parent that stays inside": "photos/may/../may",
     "dot": "photos/./may",
     "bare dot": ".",
+    "hidden folder": "photos/.hidden",
+    "hidden folder of a bucket": "s3://bucket/prefix/.hidden/x",
     "empty part": "photos//may",
     "empty": "",
     "only a slash": "/",
@@ -91,7 +93,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the root `photos`, which has the traps of the table in it, and a secret beside it."""
     world = tmp_path_factory.mktemp("world")
     root = world / "photos"
-    for folder in (root / "may", world / "secret" / "inner"):
+    for folder in (root / "may", root / ".hidden", world / "secret" / "inner"):
         folder.mkdir(parents=True)
         (folder / "picture.png").write_bytes(b"secret")
     (root / "link").symlink_to(world / "secret")

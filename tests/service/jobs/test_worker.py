@@ -17,20 +17,11 @@ from service.jobs.records import FINISHED, JobState
 from service.jobs.store import JobStore
 from service.jobs.worker import MAX_ATTEMPTS, Worker
 from service.settings import Settings
+from tests.scoring.conftest import s3, s3_server  # noqa: F401
+from tests.scoring.s3 import S3
 from tests.service.jobs.conftest import N_PICTURES, WAIT_S, request_for, until
 
 StartWorker = Callable[..., subprocess.Popen[bytes]]
-
-
-@pytest.fixture
-def big(pictures: Path, tmp_path: Path) -> Path:
-    """A root named `photos` whose folder `many` has 300 files, which are those of `may` over and over."""
-    originals = sorted(path for path in (pictures / "may").rglob("*") if path.is_file())
-    many = tmp_path / "photos" / "many"
-    many.mkdir(parents=True)
-    for index in range(5 * N_PICTURES):
-        (many / f"{index:05d}.jpg").hardlink_to(originals[index % N_PICTURES])
-    return tmp_path / "photos"
 
 
 def _state(store: JobStore, job_id: str) -> JobState:
@@ -81,10 +72,10 @@ def test_a_job_is_done_and_counted(store: JobStore, pictures: Path, start_worker
 
 
 def test_a_killed_workers_job_is_taken_over_and_ends_with_the_bytes_of_an_undisturbed_one(
-    store: JobStore, big: Path, start_worker: StartWorker
+    store: JobStore, slow_pictures: Path, start_worker: StartWorker
 ) -> None:
-    undisturbed, killed = request_for("photos/many"), request_for("photos/many")
-    roots = {"MIEN_SCORING_ROOTS": str(big)}
+    undisturbed, killed = (request_for("photos/many", include=("000*",)) for _ in range(2))
+    roots = {"MIEN_SCORING_ROOTS": str(slow_pictures)}
     store.add(undisturbed)
     first, second = start_worker(**roots), start_worker(**roots)
     assert _end_of(store, undisturbed.id).state == "succeeded"
@@ -107,11 +98,11 @@ def test_a_killed_workers_job_is_taken_over_and_ends_with_the_bytes_of_an_undist
 
 
 def test_a_worker_that_is_told_to_stop_leaves_its_job_to_the_next(
-    store: JobStore, big: Path, start_worker: StartWorker
+    store: JobStore, slow_pictures: Path, start_worker: StartWorker
 ) -> None:
-    request = request_for("photos/many")
+    request = request_for("photos/many", include=("000*",))
     store.add(request)
-    first = start_worker(MIEN_SCORING_ROOTS=str(big))
+    first = start_worker(MIEN_SCORING_ROOTS=str(slow_pictures))
     until(lambda: _n_parts(store, request.id) >= 2, "no part is done")
 
     first.send_signal(signal.SIGTERM)
@@ -120,19 +111,19 @@ def test_a_worker_that_is_told_to_stop_leaves_its_job_to_the_next(
     state = _state(store, request.id)
     assert (state.state, state.n_attempts) == ("queued", 0)
     assert state.tally.n_inputs > 0
-    start_worker(MIEN_SCORING_ROOTS=str(big))
+    start_worker(MIEN_SCORING_ROOTS=str(slow_pictures))
     after = _end_of(store, request.id)
-    assert (after.state, after.tally.n_inputs) == ("succeeded", 5 * N_PICTURES)
+    assert (after.state, after.tally.n_inputs) == ("succeeded", 100)
     assert after.n_standing > 0
     assert after.started_s == state.started_s
 
 
 def test_a_running_job_is_cancelled_and_the_next_one_begins(
-    store: JobStore, big: Path, start_worker: StartWorker
+    store: JobStore, slow_pictures: Path, start_worker: StartWorker
 ) -> None:
     cancelled, following = request_for("photos/many"), request_for("photos/many", include=("0000*",))
     store.add(cancelled)
-    start_worker(MIEN_SCORING_ROOTS=str(big))
+    start_worker(MIEN_SCORING_ROOTS=str(slow_pictures))
     until(lambda: _n_parts(store, cancelled.id) >= 1, "no part is done")
     store.add(following)
 
@@ -285,6 +276,26 @@ def test_an_input_that_went_away_midway_is_tried_again(store: JobStore, tmp_path
     assert (state.state, state.error_code) == ("queued", "input_error")
     # Not at once.
     assert not worker.work_once()
+
+
+def test_a_prefix_of_a_bucket_is_scored_and_nothing_beside_it(
+    store: JobStore,
+    pictures: Path,
+    s3: S3,  # noqa: F811
+) -> None:
+    originals = sorted(path for path in (pictures / "may").rglob("*") if path.is_file())
+    for index, original in enumerate(originals[:10]):
+        s3.put(f"prefix/may/{index}.jpg", original.read_bytes())
+        s3.put(f"prefixes/{index}.jpg", original.read_bytes())
+    root = f"s3://{s3.bucket}/prefix"
+    request = request_for(f"{root}/may")
+    store.add(request)
+    worker = Worker(Settings(scoring_roots=(root,)), store, lambda: False)
+
+    assert worker.work_once()
+
+    state = _state(store, request.id)
+    assert (state.state, state.tally.n_inputs) == ("succeeded", 10)
 
 
 def test_a_finished_job_is_never_taken_again(store: JobStore, pictures: Path) -> None:
