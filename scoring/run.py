@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -131,9 +131,10 @@ class _Run:
         return sum(len(part.entries) for part in self._own_parts())
 
     def _missing(self, progress: Progress) -> Iterator[Part]:
-        there = self._job.output.part_names()
+        config, output = self._job.config, self._job.output
+        there = output.part_names()
         for part in self._own_parts():
-            record = self._record(part, there)
+            record = standing_record(part, config, output) if self._name(part) in there else None
             if record is None:
                 self._reopen()
                 yield part
@@ -142,10 +143,6 @@ class _Run:
                 self._n_standing += 1
                 progress.standing(record.tally)
                 progress.tick()
-
-    def _record(self, part: Part, there: Set[str]) -> PartRecord | None:
-        """Of a part that stands; None when it is missing, or damaged and has to be made again."""
-        return standing_record(part, self._job.config, self._job.output) if self._name(part) in there else None
 
     def _reopen(self) -> None:
         """Before the first change: nobody may take what follows for a finished output."""
@@ -159,7 +156,9 @@ class _Run:
         there = output.part_names()
         records: list[tuple[Part, PartRecord]] = []
         for part in self._parts():
-            record = self._records.get(self._name(part)) or self._record(part, there)
+            record = self._records.get(self._name(part))
+            if record is None and self._name(part) in there:
+                record = standing_record(part, self._job.config, output, with_unreadable=True)
             if record is None:
                 return None
             records.append((Part(part.index, part.fingerprint, part.entries[:1]), record))

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Sequence
 
 from scoring.config import RunConfig
 from scoring.engine import PartRecord
-from scoring.errors import OutputError
+from scoring.errors import OutputError, UnreadableError
 from scoring.formats import encode, part_name, tally_of
 from scoring.output import Output
 from scoring.parts import Outcome, Part
@@ -35,9 +35,13 @@ def write_scored(
         yield _record(name, data, table.num_rows, Tally.of(outcomes))
 
 
-def standing_record(part: Part, config: RunConfig, output: Output) -> PartRecord | None:
-    """The record of a part whose file stands already; None, and a logged warning, when the file is not the whole part.
+def standing_record(
+    part: Part, config: RunConfig, output: Output, *, with_unreadable: bool = False
+) -> PartRecord | None:
+    """The record of a part whose file stands already, or None when it has to be made again.
 
+    That is so when the file is not the whole part (and a warning says so), and, unless `with_unreadable`, when it has
+    inputs that could not be read: a right that was missing or a disk that was away changes nothing in the fingerprint.
     Reads the file. Raises OutputError when it cannot be had.
     """
     name = part_name(part, config.format)
@@ -49,6 +53,8 @@ def standing_record(part: Part, config: RunConfig, output: Output) -> PartRecord
         return None
     if tally.n_inputs != len(part.entries):
         _logger.warning("%s has to be made again: %d inputs of %d", name, tally.n_inputs, len(part.entries))
+        return None
+    if tally.errors[UnreadableError.code] and not with_unreadable:
         return None
     return _record(name, data, n_rows, tally)
 

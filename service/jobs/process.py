@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 from bentoml import server_context
@@ -20,6 +22,7 @@ from service.settings import SettingsError, get_settings
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.2
+_AUTOGROUP = Path("/proc/self/autogroup")
 
 
 class _Stop:
@@ -40,6 +43,18 @@ class _Stop:
             time.sleep(_LOOK_S)
 
 
+def lower_priority(niceness: int) -> None:
+    """Make this process, and those that it will start, as nice as told towards all others.
+
+    Where Linux groups processes by session (autogroup), niceness counts only within a group, and this process leads one
+    of its own, as the supervisor started it in a new session: the group must be nice, too.
+    """
+    os.nice(niceness)
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):
+            _AUTOGROUP.write_text(str(niceness))
+
+
 def main() -> None:
     """Work until told to stop; exit with 1 and a line on stderr when a setting or the folder of jobs is wrong."""
     try:
@@ -52,7 +67,7 @@ def main() -> None:
     server_context.service_name, server_context.worker_index = "mien_jobs", 1  # as log lines name processes
     stop = _Stop()
     watch_parent()
-    os.nice(settings.job_niceness)
+    lower_priority(settings.job_niceness)
     store = JobStore(settings.jobs_dir)
     try:
         store.make()

@@ -119,9 +119,10 @@ class S3:
         self.client.delete_object(Bucket=self.bucket, Key=key)
 
     def delete_bucket(self) -> None:
-        """With everything in it."""
-        for key in self.keys():
-            self.delete(key)
+        """With everything in it: a thousand keys at a time, so that little is read meanwhile."""
+        keys = [{"Key": key} for key in self.keys()]
+        for start in range(0, len(keys), 1000):
+            self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": keys[start : start + 1000]})
         self.client.delete_bucket(Bucket=self.bucket)
 
     def stop(self) -> None:

@@ -179,7 +179,7 @@ def test_the_same_command_again_takes_everything_over(photos: Path, whole: Path,
     assert {path: path.stat().st_mtime_ns for path in [*parts_of(out), out / "_SUCCESS"]} == before
 
 
-@pytest.mark.parametrize("lost", ["_SUCCESS", "manifest.json", "parts"])
+@pytest.mark.parametrize("lost", ["_SUCCESS", "manifest.json", "summary.json", "parts"])
 def test_what_is_lost_is_made_again(photos: Path, whole: Path, tmp_path: Path, lost: str) -> None:
     shutil.copytree(whole, out := tmp_path / "out")
     for path in parts_of(out)[:2] if lost == "parts" else [out / lost]:

@@ -208,6 +208,31 @@ def test_a_part_with_the_rows_of_another_is_made_again(bench: Bench, undisturbed
     assert bench.files() == undisturbed
 
 
+def test_what_could_not_be_read_is_tried_again(own: Bench) -> None:
+    hidden = own.folder / "batch-1" / "00001.jpg"
+    away = hidden.with_name("away")
+    hidden.rename(away)
+    hidden.symlink_to(away.name)
+    away.rename(own.folder.parent / "away")
+    first = own.run()
+    assert first.tally.errors["unreadable"] == 1
+    second = own.run()
+    assert second.n_parts - second.n_standing_parts == 1
+    assert "batch-1/00001.jpg" in own.scored
+    (own.folder.parent / "away").rename(away)
+    third = own.run()
+    assert third.tally.errors["unreadable"] == 0
+    assert third.complete
+
+
+def test_what_another_shard_could_not_read_keeps_nobody_from_finishing(own: Bench) -> None:
+    (own.folder / "batch-1" / "dangling.jpg").symlink_to("nowhere")
+    results = [own.run(shard=Shard(index, 2)) for index in (0, 1)]
+    assert results[-1].complete
+    assert results[-1].summary is not None
+    assert results[-1].summary["errors"]["unreadable"] == 1
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_shards_in_any_order_end_as_one_run_does(bench: Bench, seed: int, undisturbed: dict[str, bytes]) -> None:
     order = list(range(4))

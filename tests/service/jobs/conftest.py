@@ -99,7 +99,7 @@ def start_worker(tmp_path: Path, pictures: Path) -> Iterator[Callable[..., subpr
     """Start a process that works on the jobs of `store`; variables as of the service. It ends with the test."""
     with ExitStack() as started:
 
-        def start(**variables: str) -> subprocess.Popen[bytes]:
+        def start(new_session: bool = False, **variables: str) -> subprocess.Popen[bytes]:
             inherited = {name: value for name, value in os.environ.items() if not name.startswith("MIEN_")}
             log = started.enter_context((tmp_path / "worker.log").open("ab"))
             process = subprocess.Popen(
@@ -114,6 +114,7 @@ def start_worker(tmp_path: Path, pictures: Path) -> Iterator[Callable[..., subpr
                     "MIEN_JOB_NICENESS": "0",
                     **variables,
                 },
+                start_new_session=new_session,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
