@@ -66,7 +66,7 @@ def _job(options: argparse.Namespace) -> ScoringJob:
     from handlers.decode import DecodeLimits
     from handlers.detection.settings import DetectionSettings
     from scoring.config import resolve_config
-    from scoring.errors import OptionsError
+    from scoring.errors import RETRIABLE, TRANSIENT, OptionsError
     from scoring.output import Output
     from scoring.run import ScoringJob
     from scoring.sources import open_source
@@ -97,7 +97,8 @@ def _job(options: argparse.Namespace) -> ScoringJob:
         format=options.format,
         **_given(part_size=options.part_size),
     )
-    return ScoringJob(source, Output(options.output), config, shard)
+    retried = RETRIABLE if options.retry_failed else TRANSIENT
+    return ScoringJob(source, Output(options.output), config, shard, retried)
 
 
 def _given(**options: Any) -> dict[str, Any]:

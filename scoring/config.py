@@ -57,7 +57,12 @@ class RunConfig:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def load_pipeline(self) -> Pipeline:
-        """The pipeline that makes these results, single-threaded. Raises HandlerError."""
+        """The pipeline that makes these results, single-threaded.
+
+        Raises HandlerError, also when another model of the same name and version is registered here.
+        """
+        _check_registered(self.model, self.model_digest)
+        _check_registered(self.detector, self.detector_digest)
         detector = FAKE if self.detector_digest == FAKE else self.detector
         model = FAKE if self.model_digest == FAKE else self.model
         return Pipeline(
@@ -66,6 +71,17 @@ class RunConfig:
             self.limits,
             self.detection.min_face_size_px,
         )
+
+
+def _check_registered(tag: str, digest: str) -> None:
+    if digest == FAKE:
+        return
+    try:
+        found = registry.load(tag).bundle.sha256
+    except ModelStoreError as error:
+        raise ModelUnavailableError(str(error)) from error
+    if found != digest:
+        raise ModelUnavailableError(f"the {tag} registered here is not the one that the run was started with")
 
 
 def resolve_config(

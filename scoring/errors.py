@@ -15,7 +15,7 @@ A file's error is a `HandlerError`, a value in its rows: those of `handlers.erro
 
 from __future__ import annotations
 
-from handlers.errors import HandlerError
+from handlers.errors import ExpiredError, HandlerError, InternalError
 
 
 class ScoringError(Exception):
@@ -52,3 +52,10 @@ class WorkerDiedError(HandlerError):
     """Work on this file ended its process (out of memory, a native crash) twice, the second time alone in it."""
 
     code = "worker_died"
+
+
+TRANSIENT = frozenset({UnreadableError.code, ExpiredError.code})
+"""Codes of files that another run tries again: the cause (a right, a disk that was away or slow) is not in the file."""
+
+RETRIABLE = TRANSIENT | {WorkerDiedError.code, InternalError.code}
+"""And of those that it tries again when it is told to: more memory or a newer Mien may help."""

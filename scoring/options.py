@@ -132,6 +132,11 @@ def _add_work_options(group: argparse._ArgumentGroup) -> None:
         metavar="SECONDS",
         help="longest time for one file (default: 300)",
     )
+    group.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="try files again that ended their worker or failed inside (those not readable or too slow always are)",
+    )
     group.add_argument("--nice", type=_number(int, 0, 19), metavar="N", help="lower the workers' priority, to 19")
     group.add_argument(
         "--progress",

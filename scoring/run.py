@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from scoring.config import RunConfig
 from scoring.engine import Engine, PartRecord, Progress
-from scoring.errors import InputError, OptionsError
+from scoring.errors import TRANSIENT, InputError, OptionsError
 from scoring.formats import part_name
 from scoring.listing import Listing, sorted_listing
-from scoring.output import Output
-from scoring.parts import Entry, Part, cut_parts
+from scoring.output import LOCK, MANIFEST, PARTS, SUCCESS, SUMMARY, Output
+from scoring.parts import Part, cut_parts
+from scoring.prefetch import prefetched
 from scoring.sources import Source
 from scoring.tally import Tally
 from scoring.write_parts import standing_record
@@ -41,12 +42,16 @@ class Shard:
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """What to score, where to, and everything that the results depend on. shard: None is all of it."""
+    """What to score, where to, and everything that the results depend on.
+
+    shard: None is all of it. retried: codes of failed inputs that are tried again although their part stands.
+    """
 
     source: Source
     output: Output
     config: RunConfig
     shard: Shard | None = None
+    retried: Collection[str] = TRANSIENT
 
 
 @dataclass(frozen=True)
@@ -71,43 +76,56 @@ def run(job: ScoringJob, engine: Engine, progress: Progress) -> RunResult:
     Raises ScoringError, or HandlerError for a model that cannot be loaded. What stands stays, and the same call goes on
     from there.
     """
+    _refuse_output_in_input(job)
     job.output.prepare()
-
-    def found(n_entries: int) -> None:
-        progress.listed(n_entries, done=False)
-        progress.tick()
-
     with (
         job.output.lock(shared=job.shard is not None),
-        sorted_listing(_without_the_output(job), on_progress=found) as listing,
+        closing(prefetched(job.source.list(), progress.tick)) as entries,
+        sorted_listing(entries, on_progress=lambda n: progress.listed(n, done=False)) as listing,
     ):
         if not listing.n_entries:
             raise InputError(f"nothing to score in {job.source.root}")
-        return _Run(job, listing).carry_out(engine, progress)
+        _refuse_other_input(job)
+        return _Run(job, listing, progress).carry_out(engine)
 
 
-def _without_the_output(job: ScoringJob) -> Iterator[Entry]:
-    """The listing. Raises OptionsError when files of the output are in it: each run would score the last one's."""
+def _refuse_output_in_input(job: ScoringJob) -> None:
+    """Raises OptionsError when the input has the output's own files: each run would score the last one's."""
     root, out = job.source.root, job.output.url
     if job.output.local_folder is not None:
         root, out = os.path.realpath(root), os.path.realpath(out)
-    below = out.removeprefix(root).strip("/") + "/" if f"{out}/".startswith(f"{root.rstrip('/')}/") else None
-    for entry in job.source.list():
-        if below is not None and (below == "/" or entry.path.startswith(below)):
-            raise OptionsError(f"the output {job.output.url} lies in the input, and its files would be scored with it")
-        yield entry
+    root = root.rstrip("/")
+    if out != root and not out.startswith(f"{root}/"):
+        return
+    below = f"{out}/".removeprefix(f"{root}/")
+    names = (f"{PARTS}/part-{'0' * 32}.{job.config.format}", MANIFEST, SUMMARY, SUCCESS, LOCK)
+    if any(job.source.selects(below + name) for name in names):
+        raise OptionsError(f"the output {job.output.url} lies in the input, and its files would be scored with it")
+
+
+def _refuse_other_input(job: ScoringJob) -> None:
+    """Raises OptionsError when the output is finished and of another input, as its parts would be removed."""
+    finished = job.output.finished()
+    if finished is not None and finished.get("input") != job.source.root:
+        raise OptionsError(
+            f"{job.output.url} holds the results of {finished.get('input')}, and this run would remove them; "
+            f"name another output, or remove its {MANIFEST} if that is meant"
+        )
 
 
 class _Run:
-    def __init__(self, job: ScoringJob, listing: Listing) -> None:
-        self._job, self._listing = job, listing
+    def __init__(self, job: ScoringJob, listing: Listing, progress: Progress) -> None:
+        self._job, self._listing, self._progress = job, listing, progress
+        remote = job.source.root if "://" in job.source.root else ""
+        # A local folder may move: its files keep their times. What lies at another address is another file.
+        self._fingerprint = job.config.fingerprint + remote
         self._records: dict[str, PartRecord] = {}
         self._n_standing = 0
         self._unfinished = False
 
-    def carry_out(self, engine: Engine, progress: Progress) -> RunResult:
-        progress.listed(self._n_own_entries(), done=True)
-        with closing(engine.score(self._missing(progress), progress)) as records:
+    def carry_out(self, engine: Engine) -> RunResult:
+        self._progress.listed(self._n_own_entries(), done=True)
+        with closing(engine.score(self._missing(), self._progress)) as records:
             for record in records:
                 self._records[record.name] = record
         tally = Tally()
@@ -118,8 +136,9 @@ class _Run:
         return RunResult(tally, n_parts, self._n_standing, self._listing.n_repeated, summary is not None, summary)
 
     def _parts(self) -> Iterator[Part]:
-        config = self._job.config
-        return cut_parts(self._listing, config.part_size, config.fingerprint)
+        for part in cut_parts(self._listing, self._job.config.part_size, self._fingerprint):
+            self._progress.tick()
+            yield part
 
     def _own_parts(self) -> Iterator[Part]:
         shard = self._job.shard
@@ -130,23 +149,25 @@ class _Run:
             return self._listing.n_entries
         return sum(len(part.entries) for part in self._own_parts())
 
-    def _missing(self, progress: Progress) -> Iterator[Part]:
+    def _missing(self) -> Iterator[Part]:
         config, output = self._job.config, self._job.output
         there = output.part_names()
         for part in self._own_parts():
-            record = standing_record(part, config, output) if self._name(part) in there else None
+            stands = self._name(part) in there
+            record = standing_record(part, config, output, self._job.retried) if stands else None
             if record is None:
-                self._reopen()
+                self._reopen(again=stands)
                 yield part
             else:
                 self._records[record.name] = record
                 self._n_standing += 1
-                progress.standing(record.tally)
-                progress.tick()
+                self._progress.standing(record.tally)
 
-    def _reopen(self) -> None:
-        """Before the first change: nobody may take what follows for a finished output."""
-        if not self._unfinished:
+    def _reopen(self, *, again: bool) -> None:
+        """Before a change: nobody may take what follows for a finished output. again: another shard may have finished
+        it meanwhile.
+        """
+        if again or not self._unfinished:
             self._job.output.begin()
             self._unfinished = True
 
@@ -154,18 +175,20 @@ class _Run:
         """Finish the output and return its summary, or None while parts of other shards are missing."""
         output = self._job.output
         there = output.part_names()
+        if any(self._name(part) not in there for part in self._parts()):
+            return None
         records: list[tuple[Part, PartRecord]] = []
         for part in self._parts():
             record = self._records.get(self._name(part))
-            if record is None and self._name(part) in there:
-                record = standing_record(part, self._job.config, output, with_unreadable=True)
+            if record is None:
+                record = standing_record(part, self._job.config, output, retried=())
             if record is None:
                 return None
             records.append((Part(part.index, part.fingerprint, part.entries[:1]), record))
         manifest, summary = self._manifest(records), self._summary([record for _, record in records])
         stale = there - {record.name for _, record in records}
         if stale or output.finished() != manifest:
-            self._reopen()
+            self._reopen(again=True)
             for name in sorted(stale):
                 output.remove_part(name)
             output.finish(manifest, summary)
@@ -176,6 +199,7 @@ class _Run:
             "schema_version": _MANIFEST_VERSION,
             "input": self._job.source.root,
             "fingerprint": self._job.config.fingerprint,
+            "inputs_named_more_than_once": self._listing.n_repeated,
             "config": json.loads(json.dumps(asdict(self._job.config))),  # as it will be read, lists for tuples
             "parts": [
                 {

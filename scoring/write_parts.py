@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 
 from scoring.config import RunConfig
 from scoring.engine import PartRecord
-from scoring.errors import OutputError, UnreadableError
+from scoring.errors import RETRIABLE, OutputError
 from scoring.formats import encode, part_name, tally_of
 from scoring.output import Output
 from scoring.parts import Outcome, Part
@@ -36,13 +36,12 @@ def write_scored(
 
 
 def standing_record(
-    part: Part, config: RunConfig, output: Output, *, with_unreadable: bool = False
+    part: Part, config: RunConfig, output: Output, retried: Collection[str] = RETRIABLE
 ) -> PartRecord | None:
     """The record of a part whose file stands already, or None when it has to be made again.
 
-    That is so when the file is not the whole part (and a warning says so), and, unless `with_unreadable`, when it has
-    inputs that could not be read: a right that was missing or a disk that was away changes nothing in the fingerprint.
-    Reads the file. Raises OutputError when it cannot be had.
+    That is so when the file is not the whole part (and a warning says so), and when it has inputs that failed with one
+    of the codes in `retried`. Reads the file. Raises OutputError when it cannot be had.
     """
     name = part_name(part, config.format)
     data = output.read_part(name)
@@ -54,7 +53,7 @@ def standing_record(
     if tally.n_inputs != len(part.entries):
         _logger.warning("%s has to be made again: %d inputs of %d", name, tally.n_inputs, len(part.entries))
         return None
-    if tally.errors[UnreadableError.code] and not with_unreadable:
+    if not tally.errors.keys().isdisjoint(retried):
         return None
     return _record(name, data, n_rows, tally)
 

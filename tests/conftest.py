@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +23,27 @@ os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 
 
 @pytest.fixture(scope="session")
-def store() -> Path:
-    """A BentoML home of this test session with MTCNN and every shipped bundle registered."""
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BentoML home of this process's tests with MTCNN and every shipped bundle registered.
+
+    Where several processes share the tests (pytest -n), the first one registers and the others copy.
+    """
     from model_store.__main__ import main
 
-    assert main(["register", "--all"]) == 0
-    return Path(_STORE.name)
+    home = Path(_STORE.name)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        assert main(["register", "--all"]) == 0
+        return home
+    registered = tmp_path_factory.getbasetemp().parent / "registered"
+    with registered.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if registered.exists():
+            shutil.copytree(registered, home / "models", dirs_exist_ok=True)
+        else:
+            assert main(["register", "--all"]) == 0
+            shutil.copytree(home / "models", half := registered.with_suffix(".half"))
+            half.rename(registered)
+    return home
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("model_store", "handlers", "service", "training")
+PACKAGES = ("model_store", "handlers", "scoring", "service", "training")
 HEAVY = ("torch", "torchvision", "timm", "facenet_pytorch")
 
 
@@ -44,6 +44,12 @@ def test_the_source_keeps_the_import_contracts(copy_of_source: Path) -> None:
         ("handlers/engines/openvino_engine.py", "def f():\n    import torch"),
         ("handlers/engines/onnx_file.py", "import bentoml"),
         ("handlers/detection/settings.py", "import service"),
+        ("handlers/decode.py", "import scoring"),
+        ("scoring/run.py", "import service"),
+        ("scoring/run.py", "import training"),
+        ("training/data.py", "import scoring"),
+        ("scoring/config.py", "def f():\n    import bentoml"),
+        ("scoring/crew_worker.py", "def f():\n    import torch"),
         ("model_store/networks/pnet_tail.py", "import handlers"),
     ],
 )

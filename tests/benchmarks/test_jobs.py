@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.jobs import LOADS, latency_table, measure
 
 
+@pytest.mark.slow
 def test_requests_are_measured_without_and_with_a_job() -> None:
     results = measure(1, 0.5, 0, 20_000, MIEN_MODELS="fake", MIEN_DETECTOR="fake", MIEN_TOPOLOGY="inline")
 

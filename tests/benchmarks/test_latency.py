@@ -8,6 +8,7 @@ from benchmarks.stages import COUNTS, STAGES
 from tests.benchmarks.finite import results_of
 
 
+@pytest.mark.slow
 def test_the_tool_measures_everything(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     latency.main(["--quick", "--json", str(tmp_path / "latency.json")])
     results = results_of(tmp_path / "latency.json")

@@ -40,6 +40,14 @@ def test_the_pipeline_is_the_one_described(astronaut_png: bytes) -> None:
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("digest", ["model_digest", "detector_digest"])
+def test_another_model_of_the_same_name_is_refused(digest: str) -> None:
+    config = dataclasses.replace(resolve_config(), **{digest: "0" * 64})
+    with pytest.raises(ModelUnavailableError, match="not the one"):
+        config.load_pipeline()
+
+
+@pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("model", ["nobody", "mtcnn"])
 def test_a_model_that_is_not_there(model: str) -> None:
     with pytest.raises(ModelUnavailableError):

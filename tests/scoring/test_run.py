@@ -6,15 +6,18 @@ import dataclasses
 import itertools
 import json
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from handlers.errors import ExpiredError, InternalError
 from scoring.config import RunConfig, resolve_config
-from scoring.errors import InputError, OptionsError, OutputError, StoppedError
+from scoring.errors import RETRIABLE, InputError, OptionsError, OutputError, StoppedError, WorkerDiedError
 from scoring.formats import tally_of
 from scoring.output import Output
+from scoring.parts import Entry, Outcome
 from scoring.run import RunResult, ScoringJob, Shard, run
 from scoring.sources import open_source
 from tests.scoring.in_process import InProcessEngine, RecordingProgress
@@ -31,9 +34,10 @@ class Bench:
         self.config: RunConfig = resolve_config("fake", part_size=16)
         self.progress = RecordingProgress()
         self.scored: list[str] = []
+        self.include: tuple[str, ...] = ()
 
     def run(self, *, shard: Shard | None = None, stop_at_part: int | None = None) -> RunResult:
-        source = open_source(str(self.folder), recursive=True)
+        source = open_source(str(self.folder), recursive=True, include=self.include)
         output = Output(str(self.out))
         self.progress = RecordingProgress()
 
@@ -343,6 +347,122 @@ def test_closing_the_engine_is_not_forgotten(bench: Bench) -> None:
     with pytest.raises(OutputError):
         run(ScoringJob(source, output, bench.config), Engine(source, bench.config, output, fail), bench.progress)
     assert closed == [True]
+
+
+def test_an_output_in_the_input_that_is_not_among_the_inputs(own: Bench) -> None:
+    own.include = ("*.jpg",)
+    own.out = own.folder / "out"
+    assert own.run().complete
+    assert own.run().n_standing_parts > 5
+
+
+def test_an_output_in_a_bucket_that_is_the_input(own: Bench) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.put(str(own.folder), "/photos", recursive=True)
+    source, output = open_source("memory://photos", recursive=True), Output("memory://photos/out")
+    engine = InProcessEngine(source, own.config, output)
+    with pytest.raises(OptionsError, match="lies in the input"):
+        run(ScoringJob(source, output, own.config), engine, own.progress)
+    assert engine.scored == []
+    memory.rm("/photos", recursive=True)
+
+
+def test_a_finished_output_of_another_input_is_kept(own: Bench, tmp_path: Path) -> None:
+    own.run()
+    before = own.files()
+    own.folder = own.folder / "batch-1"
+    with pytest.raises(OptionsError, match="results of"):
+        own.run()
+    assert own.files() == before
+
+
+def test_a_part_that_another_run_removed_is_missed(own: Bench) -> None:
+    """Else the manifest would name a part that is not there."""
+    source, output = open_source(str(own.folder), recursive=True), Output(str(own.out))
+    own.run()
+    (own.folder / "batch-0" / "00000.jpg").write_bytes(b"changed")
+
+    class Losing(InProcessEngine):
+        def score(self, parts, progress) -> Iterator[object]:  # type: ignore[no-untyped-def, override]
+            for record in super().score(parts, progress):
+                yield record
+                output.remove_part(record.name)
+
+    result = run(ScoringJob(source, output, own.config), Losing(source, own.config, output), own.progress)
+    assert not result.complete
+    assert "_SUCCESS" not in own.files()
+
+
+def test_an_input_named_less_often_than_before_is_noted(bench: Bench, tmp_path: Path) -> None:
+    paths = sorted(bench.folder.rglob("*.jpg"))[:30]
+    listed = tmp_path / "list.txt"
+    bench.folder = listed
+    for more, expected in ((paths[:3], 3), ([], 0)):
+        listed.write_text("".join(f"{path}\n" for path in [*paths, *more]))
+        bench.run()
+        assert json.loads(bench.files()["summary.json"])["inputs_named_more_than_once"] == expected
+
+
+@pytest.mark.parametrize(("code", "by_default"), [("timeout", True), ("worker_died", False), ("internal", False)])
+def test_failures_that_may_be_the_machines_are_tried_again(own: Bench, code: str, by_default: bool) -> None:
+    kinds = {"timeout": ExpiredError, "worker_died": WorkerDiedError, "internal": InternalError}
+    source, output = open_source(str(own.folder), recursive=True), Output(str(own.out))
+
+    class Failing(InProcessEngine):
+        def _score(self, entry: Entry) -> Outcome:
+            return kinds[code]("x") if entry.path == "batch-0/00000.jpg" else super()._score(entry)
+
+    run(ScoringJob(source, output, own.config), Failing(source, own.config, output), own.progress)
+    result = own.run()
+    assert result.tally.errors[code] == (0 if by_default else 1)
+    again = run(
+        ScoringJob(source, output, own.config, retried=RETRIABLE),
+        InProcessEngine(source, own.config, output),
+        own.progress,
+    )
+    assert again.tally.errors[code] == 0
+    assert again.complete
+
+
+def test_files_at_another_address_are_other_files(own: Bench) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    parts = []
+    for folder in ("one", "two"):
+        memory.put(str(own.folder), f"/{folder}", recursive=True)
+        own.out = own.folder.parent / f"out-{folder}"
+        source, output = open_source(f"memory://{folder}", recursive=True), Output(str(own.out))
+        run(ScoringJob(source, output, own.config), InProcessEngine(source, own.config, output), own.progress)
+        parts.append(own.parts)
+        memory.rm(f"/{folder}", recursive=True)
+    assert parts[0].isdisjoint(parts[1])
+
+
+def test_it_can_be_stopped_while_the_listing_waits(own: Bench) -> None:
+    source, output = open_source(str(own.folder), recursive=True), Output(str(own.out))
+    waiting = threading.Event()
+
+    class Slow:
+        root = source.root
+
+        def list(self) -> Iterator[Entry]:
+            yield from source.list()
+            waiting.wait(60)
+
+        def selects(self, path: str) -> bool:
+            return source.selects(path)
+
+    class Stopping(RecordingProgress):
+        def tick(self) -> None:
+            raise StoppedError("stopped")
+
+    engine = InProcessEngine(source, own.config, output)
+    with pytest.raises(StoppedError):
+        run(ScoringJob(Slow(), output, own.config), engine, Stopping())  # type: ignore[arg-type]
+    waiting.set()
 
 
 @pytest.mark.parametrize("inside", ["out", "batch-0/out", "a/b/out"])

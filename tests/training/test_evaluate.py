@@ -140,6 +140,24 @@ def remembering(network: Network) -> Network:
     shipped_classifiers() or [pytest.param(None, marks=pytest.mark.skip("no emotion bundle ships yet"))],
     ids=lambda folder: "-".join(folder.parts[-2:]) if folder else "none",
 )
+def test_shipped_bundle_scores_about_what_its_manifest_says_on_every_tenth_face(folder: Path, fer2013: Path) -> None:
+    bundle = open_bundle(folder)
+    manifest = bundle.manifest
+    assert isinstance(manifest, EmotionManifest)
+    faces = load_faces(fer2013 / "validation.parquet", manifest.labels, manifest.input)
+    tenth = replace(faces, crops_u8=faces.crops_u8[::10], labels=faces.labels[::10], names=faces.names[::10])
+    scores = manifest.evaluations[0]
+    again = evaluate(manifest, load_network(bundle, "torch", 1), tenth, scores.split, scores.tta).evaluation
+    assert again.n == 359
+    assert again.accuracy == pytest.approx(scores.accuracy, abs=0.07)  # three standard errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "folder",
+    shipped_classifiers() or [pytest.param(None, marks=pytest.mark.skip("no emotion bundle ships yet"))],
+    ids=lambda folder: "-".join(folder.parts[-2:]) if folder else "none",
+)
 def test_shipped_bundle_scores_what_its_manifest_says(folder: Path, fer2013: Path) -> None:
     bundle = open_bundle(folder)
     manifest = bundle.manifest
