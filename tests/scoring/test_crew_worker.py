@@ -26,7 +26,7 @@ def read_ahead(read: Callable[[Entry], bytes | HandlerError]) -> tuple[ReadAhead
     return ReadAhead(read, notes), notes
 
 
-@pytest.mark.parametrize(("size_bytes", "n_ahead"), [(10, 4), (20 * MIB, 3), (40 * MIB, 1), (500 * MIB, 1), (None, 4)])
+@pytest.mark.parametrize(("size_bytes", "n_ahead"), [(10, 4), (20 * MIB, 3), (40 * MIB, 1), (100 * MIB, 1), (None, 4)])
 def test_what_is_read_ahead_is_bounded_in_files_and_in_bytes(size_bytes: int | None, n_ahead: int) -> None:
     begun: list[str] = []
     ahead, _ = read_ahead(lambda entry: begun.append(entry.path) or b"x" * (entry.size_bytes or 1))  # type: ignore[func-returns-value]

@@ -105,6 +105,7 @@ def test_a_wrong_address(tmp_path: Path, address: str, error: type[Exception], m
         list(engine.score(named_parts(["ok-1"]), RecordingProgress()))
 
 
+@pytest.mark.slow
 def test_its_own_ray_ends_when_the_run_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 

@@ -176,6 +176,7 @@ def test_a_file_that_kills_its_worker_is_reported_and_all_others_are_scored(
     assert "worker_died" in printed
 
 
+@pytest.mark.slow
 def test_ray_ends_with_the_same_bytes(
     model: str, pictures: tuple[Path, dict[str, str]], undisturbed: Command, tmp_path: Path
 ) -> None:
