@@ -13,6 +13,13 @@ _CONFINABLE_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfs
 """Those where a path is one key and nothing on the other side, a link say, can lead out of a prefix."""
 
 
+_SECRET_NAMES = re.compile(
+    r"[?&;](x-amz-(signature|security-token|credential)|x-goog-(signature|credential)|signature|sig|token|access_token"
+    r"|api_?key|password|secret)=",
+    re.IGNORECASE,
+)
+
+
 def is_url(address: str) -> bool:
     """Whether it has a protocol, a local one included."""
     return _URL.match(address) is not None
@@ -45,9 +52,9 @@ def shown_url(url: str) -> str:
 
 
 def refuse_unsafe(url: str) -> None:
-    """Raises OptionsError for URLs that hold credentials, InputError for those that chain protocols.
+    """Raises OptionsError for URLs that hold credentials or are signed, InputError for those that chain protocols.
 
-    Neither message repeats the URL.
+    No message repeats the URL.
     """
     if "::" in url:
         raise InputError("chained URLs (such as simplecache::s3://…) are not read")
@@ -55,6 +62,8 @@ def refuse_unsafe(url: str) -> None:
     user, at, _ = server.rpartition("@")
     if at and (":" in user or protocol_of(url) in ("s3", "s3a", "gs", "gcs", "http", "https")):
         raise OptionsError("credentials do not belong in a URL: give them by the environment")
+    if _SECRET_NAMES.search(unquote(url)):
+        raise OptionsError("a URL with a signature, token or key in its query is not read: the results would show it")
 
 
 def refuse_unconfined(url: str) -> None:

@@ -20,6 +20,17 @@ RETRY_WAITS_S = (0.5, 2.0, 6.0)
 _PACKAGES = {"s3": "mien[s3]", "s3a": "mien[s3]", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 
 
+class UnreachableError(InputError):
+    """The other side does not answer, or answers that it cannot now, however often it is asked.
+
+    reason: what it is, in one line.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
+
+
 class Connection:
     """A file system and how to ask it. Pickles; may be used from several threads.
 
@@ -49,7 +60,10 @@ class Connection:
 
     @property
     def filesystem(self) -> Any:
-        """The fsspec file system of this process. Raises InputError when there is none for the protocol."""
+        """The fsspec file system of this process.
+
+        Raises InputError when there is none for the protocol, and what it raises when it connects at once and fails.
+        """
         with self._lock:
             # Its event loop is a thread, which a forked process does not have.
             if self._filesystem is None or self._process_id != os.getpid():
@@ -68,13 +82,14 @@ class Connection:
 
     def path_of(self, url: str) -> str:
         """A URL as its file system writes paths. Raises InputError."""
-        path: str = self.filesystem._strip_protocol(url)
+        path: str = self.call(lambda filesystem: filesystem._strip_protocol(url))
         return path.rstrip("/")
 
     def call(self, work: Callable[[Any], T]) -> T:
         """`work(filesystem)`, tried again when the connection fails.
 
-        Raises InputError when it goes on failing or the credentials are no good, and whatever else `work` raises.
+        Raises UnreachableError when it goes on failing, InputError when the credentials are no good, and whatever else
+        `work` raises.
         """
         for wait_s in (*self.waits_s, None):
             try:
@@ -88,7 +103,8 @@ class Connection:
                 if trouble is not Trouble.PASSING:
                     raise
                 if wait_s is None:
-                    raise InputError(f"{self.shown} cannot be reached: {reason_of(error)}") from None
+                    reason = reason_of(error)
+                    raise UnreachableError(f"{self.shown} cannot be reached: {reason}", reason) from None
             time.sleep(wait_s)
         raise AssertionError("the last try returns or raises")
 
@@ -104,7 +120,11 @@ class Connection:
                 filesystem.retries = 1
             else:
                 filesystem, _ = url_to_fs(self.url, skip_instance_cache=True)
+        except ScoringError:
+            raise
         except Exception as error:
+            if trouble_of(error) is Trouble.PASSING:
+                raise
             raise self._unusable(error) from None
         if (cache := getattr(filesystem, "dircache", None)) is not None:
             cache.use_listings_cache = False  # set here: not every file system takes it as an argument

@@ -58,7 +58,8 @@ def tally_of(data: bytes, format: Format) -> tuple[Tally, int]:
     """The counts of a part's file, and its number of rows. An input with several faces counts once.
 
     Raises OutputError for what `encode` has not written, or not to its end. Text that was cut between two rows is
-    whole as far as can be seen here; the number of inputs gives it away.
+    whole as far as can be seen here. The number of inputs gives it away, but not between two faces of the last input;
+    writes are atomic, so only damage from outside cuts there.
     """
     read: dict[Format, Callable[[bytes], pa.Table]] = {
         "parquet": _read_parquet,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.errors import HandlerError, TooLargeError
-from scoring.connection import Connection
-from scoring.errors import InputError, ScoringError
+from scoring.connection import Connection, UnreachableError
+from scoring.errors import InputError, ScoringError, UnreadableError
 from scoring.parts import Entry
 from scoring.selection import Selection
 from scoring.troubles import Trouble, reason_of, trouble_of, why_unreadable
@@ -23,6 +23,8 @@ _VERSION_KEYS = (
     "LastModified",
     "last_modified",
     "updated",
+    "modify",
+    "modificationTime",
     "created",
 )
 
@@ -68,20 +70,30 @@ class FsspecFiles:
                     yield Entry(path, _size(info), _version(info))
 
     def read(self, entry: Entry, max_bytes: int) -> bytes:
-        """The file's bytes. Raises UnreadableError, TooLargeError, and InputError when the whole folder is gone."""
+        """The file's bytes.
+
+        Raises UnreadableError, TooLargeError, and InputError when the whole folder is gone or cannot be reached, which
+        the folder itself is asked for when a file cannot be had.
+        """
         if entry.size_bytes is not None and entry.size_bytes > max_bytes:
             raise TooLargeError(f"{entry.size_bytes} bytes, over the limit of {max_bytes}")
         if entry.size_bytes == 0:
             return b""  # many servers refuse the first bytes of a file that has none
         try:
             return fetch(self.connection, f"{self.root}/{entry.path}", max_bytes)
+        except UnreachableError as error:
+            reason = UnreadableError(error.reason)
         except (ScoringError, HandlerError):
             raise
         except Exception as error:
             reason = why_unreadable(error)
-        for _ in self._items("", gone=True):
-            raise reason
-        raise InputError(f"{self.connection.shown} is not there any more")
+        if self.kind(self.root) is None:
+            raise InputError(f"{self.connection.shown} is not there any more")
+        raise reason
+
+    def selects(self, path: str) -> bool:
+        """Whether a file at this path would be listed if it were there."""
+        return self.selection.selects(path)
 
     def kind(self, path: str) -> str | None:
         """`file`, `directory`, something else, or None when there is nothing at a path. Raises InputError."""
@@ -94,7 +106,7 @@ class FsspecFiles:
                 return None
             raise self._unlistable(error) from None
 
-    def _items(self, folder: str, *, gone: bool = False) -> Iterator[tuple[str, Any]]:
+    def _items(self, folder: str) -> Iterator[tuple[str, Any]]:
         address = f"{self.root}/{folder}" if folder else self.root
         try:
             infos = self.connection.call(lambda filesystem: filesystem.ls(address, detail=True))
@@ -104,8 +116,7 @@ class FsspecFiles:
             if trouble_of(error) in (Trouble.MISSING, Trouble.NO_STORE):
                 if folder:
                     return  # removed since its parent was listed
-                end = "is not there any more" if gone else "does not exist"
-                raise InputError(f"{self.connection.shown} {end}") from None
+                raise InputError(f"{self.connection.shown} does not exist") from None
             raise self._unlistable(error) from None
         start = address.rstrip("/") + "/"
         for info in infos:

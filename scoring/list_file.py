@@ -11,8 +11,8 @@ from pathlib import Path
 from handlers.errors import HandlerError
 from scoring import fsspec_files, local_files, s3_files
 from scoring.addresses import is_url, local_path_of, refuse_unsafe, s3_parts
-from scoring.connection import Connection
-from scoring.errors import InputError, ScoringError
+from scoring.connection import Connection, UnreachableError
+from scoring.errors import InputError, OptionsError, ScoringError, UnreadableError
 from scoring.parts import Entry
 from scoring.selection import Selection
 from scoring.troubles import why_unreadable
@@ -54,9 +54,10 @@ class ListedFiles:
             raise InputError(f"{local_files.shown(self.path)} cannot be read: {reason}") from error
 
     def read(self, entry: Entry, max_bytes: int) -> bytes:
-        """The file's bytes. Raises UnreadableError, TooLargeError, and InputError when a server cannot be reached.
+        """The file's bytes. Raises UnreadableError, TooLargeError, and InputError when credentials are refused.
 
-        The lines have nothing in common, so a bucket that is missing is an error of those that name it.
+        The lines have nothing in common, so a server that cannot be reached and a bucket that is missing are errors of
+        those that name them.
         """
         if (path := self._local_path(entry.path)) is not None:
             try:
@@ -68,10 +69,16 @@ class ListedFiles:
             if connection.protocol in ("s3", "s3a"):
                 return s3_files.fetch(connection, *s3_parts(entry.path), max_bytes)
             return fsspec_files.fetch(connection, entry.path, max_bytes)
+        except UnreachableError as error:
+            raise UnreadableError(error.reason) from None
         except (ScoringError, HandlerError):
             raise
         except Exception as error:
             raise why_unreadable(error) from None
+
+    def selects(self, path: str) -> bool:
+        """False: the lines need not lie below anything."""
+        return False
 
     def _entry(self, text: str, number: int) -> Entry:
         try:
@@ -81,7 +88,7 @@ class ListedFiles:
             if path is None:
                 self._connection(text)
                 return Entry(text, None, "")
-        except ScoringError as error:
+        except (InputError, OptionsError) as error:
             raise InputError(f"line {number} of {local_files.shown(self.path)}: {error}") from None
         try:
             status = Path(path).stat()

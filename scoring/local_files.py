@@ -142,6 +142,10 @@ class LocalFiles:
         self._check_root()
         raise reason
 
+    def selects(self, path: str) -> bool:
+        """Whether a file at this path would be listed if it were there."""
+        return self.selection.selects(path)
+
     def check(self) -> None:
         """Raises InputError when the folder is not there or cannot be listed."""
         try:

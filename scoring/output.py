@@ -25,7 +25,9 @@ from scoring.formats import is_part_name
 
 PARTS = "parts"
 MANIFEST, SUMMARY, SUCCESS, LOCK = "manifest.json", "summary.json", "_SUCCESS", "_lock"
-_OURS = {PARTS, MANIFEST, LOCK}
+_OURS = {PARTS, MANIFEST, SUMMARY, SUCCESS, LOCK}
+_OURS_ALONE = {PARTS, LOCK}
+"""What stands in every output that a run has begun; the other names are those of many a program."""
 _IGNORED = {"lost+found"}
 
 
@@ -91,8 +93,9 @@ class Output:
         would take foreign files among the parts for results.
         """
         names = {name for name in self._folder.names() if not name.startswith(".")} - _IGNORED
-        if names and not names & _OURS:
-            raise OutputError(f"{self.url} holds other files and no results of Mien; name a new or empty folder")
+        foreign = sorted(names - _OURS) or ([] if names & _OURS_ALONE else sorted(names))
+        if foreign:
+            raise OutputError(f"{self.url} holds other files, {foreign[0]!r} among them; name a new or empty folder")
         foreign = sorted(
             name for name in self._folder.names(PARTS) if not name.startswith(".") and not is_part_name(name)
         )

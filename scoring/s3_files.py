@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.errors import HandlerError, TooLargeError
-from scoring.connection import Connection
-from scoring.errors import InputError, ScoringError
+from scoring.connection import Connection, UnreachableError
+from scoring.errors import InputError, ScoringError, UnreadableError
 from scoring.parts import Entry
 from scoring.selection import Selection
 from scoring.troubles import Trouble, code_of, reason_of, trouble_of, why_unreadable
@@ -95,11 +95,17 @@ class S3Files:
                         pending.append((item["Prefix"], inside))
 
     def read(self, entry: Entry, max_bytes: int) -> bytes:
-        """The object's bytes. Raises UnreadableError, TooLargeError, and InputError when the bucket cannot be had."""
+        """The object's bytes.
+
+        Raises UnreadableError, TooLargeError, and InputError when the bucket is gone or cannot be reached, which it is
+        asked for when an object cannot be had.
+        """
         if entry.size_bytes is not None and entry.size_bytes > max_bytes:
             raise TooLargeError(f"{entry.size_bytes} bytes, over the limit of {max_bytes}")
         try:
             return fetch(self.connection, self.bucket, self.prefix + entry.path, max_bytes)
+        except UnreachableError as error:
+            reason = UnreadableError(error.reason)
         except (ScoringError, HandlerError):
             raise
         except Exception as error:
@@ -107,6 +113,10 @@ class S3Files:
         if not self.has_below(self.prefix):
             raise InputError(f"{self.connection.shown} is not there any more")
         raise reason
+
+    def selects(self, path: str) -> bool:
+        """Whether a file at this path would be listed if it were there."""
+        return self.selection.selects(path)
 
     def has(self, key: str) -> bool:
         """Whether there is an object of exactly this key. Raises InputError."""
@@ -131,7 +141,7 @@ class S3Files:
             return self.connection.call(
                 lambda filesystem: list_page(filesystem, self.bucket, prefix, delimiter, token, n)
             )
-        except InputError:
+        except ScoringError:
             raise
         except Exception as error:
             trouble, shown = trouble_of(error), self.connection.shown

@@ -85,6 +85,10 @@ class Selection:
                 return False
         return self.picks(levels, name, path)
 
+    def selects(self, path: str) -> bool:
+        """The same for a file at a path below the first folder, whether it is there or not."""
+        return bool(path) and self.picks_below(self.start(), path, path)
+
     def any_depth(self, levels: Levels) -> bool:
         """Whether files of any depth may match from here on."""
         return not self.exact and any(level < len(self.steps) and self.steps[level] == _ANY_DEPTH for level in levels)

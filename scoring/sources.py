@@ -29,6 +29,10 @@ class Files(Protocol):
         """The bytes of one. Raises UnreadableError, TooLargeError, or InputError when the whole input is gone."""
         ...
 
+    def selects(self, path: str) -> bool:
+        """Whether a file at this path below the root would be listed if it were there. Asks nobody."""
+        ...
+
 
 @dataclass(frozen=True)
 class Source:
@@ -51,6 +55,13 @@ class Source:
         or cannot be reached.
         """
         return self.files.read(entry, max_bytes)
+
+    def selects(self, path: str) -> bool:
+        """Whether a file at this path would be listed if it were there; nothing is looked up.
+
+        path: below `root`, with `/` between. False for a list file: its lines say what is listed, not where it lies.
+        """
+        return self.files.selects(path)
 
 
 def open_source(input: str, *, recursive: bool = False, include: Sequence[str] = (), confined: bool = False) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 import re
 
 from scoring.errors import UnreadableError
@@ -24,6 +25,8 @@ _LOGIN_CODES = frozenset(
 )
 _PASSING_CODES = frozenset(
     {
+        "408",
+        "429",
         "500",
         "502",
         "503",
@@ -36,6 +39,8 @@ _PASSING_CODES = frozenset(
         "SlowDown",
         "Throttling",
         "ThrottlingException",
+        "TooManyRequests",
+        "TooManyRequestsException",
         "RequestLimitExceeded",
         "BandwidthLimitExceeded",
     }
@@ -56,8 +61,10 @@ _PASSING_TYPES = frozenset(
         "RemoteProtocolError",
         "ServiceRequestError",
         "ServiceResponseError",
+        "gaierror",
     }
 )
+_PASSING_NUMBERS = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN})
 _LOGIN_TYPES = frozenset(
     {
         "NoCredentialsError",
@@ -99,12 +106,16 @@ def code_of(error: BaseException) -> str:
 
 def trouble_of(error: BaseException) -> Trouble:
     """Sort an exception."""
-    code, types = code_of(error), {cls.__name__ for cls in type(error).__mro__}
+    # "No such file" is what some say of a server that is away; the truth is in the cause.
+    both = [one for one in (error, error.__cause__) if one is not None]
+    code, types = code_of(error), {cls.__name__ for one in both for cls in type(one).__mro__}
     if code in _LOGIN_CODES or types & _LOGIN_TYPES:
         return Trouble.LOGIN
     if code == "NoSuchBucket":
         return Trouble.NO_STORE
-    if code in _PASSING_CODES or types & _PASSING_TYPES or isinstance(error, TimeoutError):
+    if code in _PASSING_CODES or types & _PASSING_TYPES or "TimeoutError" in types:
+        return Trouble.PASSING
+    if isinstance(error, OSError) and error.errno in _PASSING_NUMBERS:
         return Trouble.PASSING
     if isinstance(error, FileNotFoundError) or code in ("404", "NoSuchKey"):
         return Trouble.MISSING

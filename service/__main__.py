@@ -38,14 +38,7 @@ def check_models(settings: Settings) -> None:
 
     Raises SettingsError, HandlerError or ModelStoreError.
     """
-    for root in settings.roots:
-        if not root.is_local:
-            continue
-        if not Path(root.location).is_dir():
-            raise SettingsError(f"MIEN_SCORING_ROOTS: {root.location} is not a folder")
-        # A job over it would tell one caller what others have scored.
-        if settings.jobs_dir and settings.jobs_dir.resolve().is_relative_to(Path(root.location).resolve()):
-            raise SettingsError(f"MIEN_SCORING_ROOTS: {root.location} holds the folder of jobs, {settings.jobs_dir}")
+    _check_roots(settings)
     for model in settings.models:
         describe_classifier(model)
     if settings.detector == DEFAULT:
@@ -53,6 +46,28 @@ def check_models(settings: Settings) -> None:
     elif settings.detector != FAKE:
         registry.load(settings.detector)
     choose_engine(settings.engine)
+
+
+def _check_roots(settings: Settings) -> None:
+    """A job must read nothing of the service's own: neither what others have scored nor keys. Raises SettingsError."""
+    own = (
+        ("the folder of jobs", settings.jobs_dir),
+        ("the state folder", settings.state_dir),
+        ("the file of API keys", settings.api_keys_file),
+    )
+    for root in settings.roots:
+        if not root.is_local:
+            continue
+        folder = Path(root.location).resolve()
+        if not folder.is_dir():
+            raise SettingsError(f"MIEN_SCORING_ROOTS: {root.location} is not a folder")
+        for what, path in own:
+            if path is None:
+                continue
+            if path.resolve().is_relative_to(folder):
+                raise SettingsError(f"MIEN_SCORING_ROOTS: {root.location} holds {what}, {path}")
+            if folder.is_relative_to(path.resolve()):
+                raise SettingsError(f"MIEN_SCORING_ROOTS: {root.location} lies in {what}, {path}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ Errors:
 
 A picture of a batch that cannot be read is no exception: its `Problem` stands in its place in the results.
 
-429, 503 and lost connections are tried again, as every call can be repeated without harm: after the time that
+429, 503 and lost connections are tried again, as a call can be repeated without harm unless its method says that it
+cannot: after the time that
 `Retry-After` names, else after a random one (exponential backoff, full jitter). A wait that would not end within
 `timeout_s` is not begun.
 
@@ -234,7 +235,10 @@ class Client:
         return self._run(_cancel_job(job_id))
 
     def remove_job(self, job_id: str) -> bool:
-        """Remove a finished job and its results. False: it was not finished, and has been cancelled instead."""
+        """Remove a finished job and its results. False: it was not finished, and has been cancelled instead.
+
+        A call whose connection was lost is not sent again: the first may have cancelled what the second would remove.
+        """
         return self._run(_remove_job(job_id))
 
     def ready(self) -> bool:
@@ -495,7 +499,7 @@ def _cancel_job(job_id: str) -> Call[JobBody]:
 
 
 def _remove_job(job_id: str) -> Call[bool]:
-    return Call("DELETE", _job_path(job_id), lambda body: not body)
+    return Call("DELETE", _job_path(job_id), lambda body: not body, harmless=False)
 
 
 def _results(job_id: str, format: ResultFormat) -> Call[bytes]:

@@ -68,6 +68,12 @@ class Settings(BaseSettings):
     max_jobs: Annotated[int, Field(ge=1, le=100_000)] = 100
     """Jobs that wait or run; one more gets `overloaded` (429)."""
 
+    max_jobs_per_caller: Annotated[int, Field(ge=1, le=100_000)] = 20
+    """Of these, jobs of one API key; one more gets `overloaded` (429). Without API keys there is no such bound."""
+
+    max_finished_jobs: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Finished jobs that are kept for one caller, who gets `overloaded` (429) for a new one until some are removed."""
+
     job_part_size: Annotated[int, Field(ge=1, le=100_000)] = 512
     """About how many files one part of a job's results has; an interruption costs the work on unfinished parts."""
 

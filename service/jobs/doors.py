@@ -5,27 +5,37 @@ A caller sees its own jobs only; without API keys there is one caller.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from handlers.errors import InternalError, InvalidRequestError
+from scoring.errors import OutputError
 from service import openapi
 from service.analyzer import Analyzer
+from service.jobs.ending import finish_job
 from service.jobs.inputs import check_folder, find_place
-from service.jobs.records import Job, JobRequest, new_job_id
+from service.jobs.records import Job, JobRequest, JobState, new_job_id
 from service.jobs.results import MEDIA_TYPES, open_results
 from service.jobs.roots import Root
 from service.jobs.schemas import MAX_JOBS_A_PAGE, JobBody, JobsBody, NewJobBody, ResultFormat
+from service.jobs.slots import Download, Slots
 from service.jobs.store import JobStore
 from service.problems import ForbiddenError, JobNotFinishedError, JobNotFoundError, OverloadedError
 from service.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 JOBS_PATH = "/v1/jobs"
+DOORS_AT_ONCE = 16
+"""Requests about jobs, downloads aside, whose threads one API process has at once."""
+DOWNLOADS_AT_ONCE = 8
+"""Downloads that one API process has at once."""
 
 _ID_PATH = f"{JOBS_PATH}/{{job_id}}"
 _RESULTS_PATH = f"{_ID_PATH}/results"
@@ -44,30 +54,41 @@ class JobDesk:
     store: JobStore | None
     roots: Sequence[Root]
     max_unfinished: int
+    max_unfinished_of_caller: int
+    max_finished_of_caller: int
+    downloads: Slots
 
 
 def add_job_doors(app: FastAPI, settings: Settings) -> None:
     """Add the doors. `app.state` must have `analyzer` before they answer."""
     store = None if settings.jobs_dir is None else JobStore(settings.jobs_dir)
-    app.state.job_desk = JobDesk(store, settings.roots, settings.max_jobs)
-    anywhere = (400, 401, 403, 413, 500, 504)
+    app.state.job_desk = JobDesk(
+        store,
+        settings.roots,
+        settings.max_jobs,
+        settings.max_jobs_per_caller,
+        settings.max_finished_jobs,
+        Slots(DOWNLOADS_AT_ONCE, "downloads of results"),
+    )
+    doors = Slots(DOORS_AT_ONCE, "requests about jobs")
+    anywhere = (400, 401, 403, 413, 429, 500, 504)
     shared: dict[str, Any] = {"tags": ["jobs"]}
     app.add_api_route(
         JOBS_PATH,
-        create_job,
+        doors.bound(create_job),
         methods=["POST"],
         status_code=202,
         response_model=JobBody,
         responses={
             202: {"headers": {"Location": {"schema": {"type": "string"}, "description": "of the job"}}},
-            **openapi.problems(*anywhere, 404, 429),
+            **openapi.problems(*anywhere, 404),
         },
         summary="Score a folder or a prefix of a bucket",
         **shared,
     )
     app.add_api_route(
         JOBS_PATH,
-        list_jobs,
+        doors.bound(list_jobs),
         methods=["GET"],
         responses=openapi.problems(*anywhere),
         summary="The caller's jobs, newest first",
@@ -75,7 +96,7 @@ def add_job_doors(app: FastAPI, settings: Settings) -> None:
     )
     app.add_api_route(
         _ID_PATH,
-        show_job,
+        doors.bound(show_job),
         methods=["GET"],
         responses=openapi.problems(*anywhere, 404),
         summary="How far a job is",
@@ -83,7 +104,7 @@ def add_job_doors(app: FastAPI, settings: Settings) -> None:
     )
     app.add_api_route(
         _ID_PATH,
-        end_job,
+        doors.bound(end_job),
         methods=["DELETE"],
         status_code=202,
         response_model=JobBody,
@@ -98,7 +119,7 @@ def add_job_doors(app: FastAPI, settings: Settings) -> None:
     binary = {"schema": {"type": "string", "format": "binary"}}
     app.add_api_route(
         _RESULTS_PATH,
-        send_results,
+        doors.bound(send_results),
         methods=["GET"],
         response_class=StreamingResponse,
         responses={
@@ -126,13 +147,12 @@ def create_job(request: Request, response: Response, body: NewJobBody) -> JobBod
     analyzer: Analyzer = request.app.state.analyzer
     model = analyzer.spec(body.model).tag
     check_folder(place)
-    n_unfinished = sum(n for state, n in desk.store.counts().items() if state in ("queued", "running"))
-    if n_unfinished >= desk.max_unfinished:
-        raise OverloadedError(f"{n_unfinished} jobs are waiting or running", _RETRY_AFTER_S)
+    caller = _caller(request)
+    _check_room(desk, desk.store, caller)
     taken = JobRequest(
         id=new_job_id(),
         created_s=time.time(),
-        caller=_caller(request),
+        caller=caller,
         input=place.name,
         model=model,
         recursive=body.recursive,
@@ -141,7 +161,7 @@ def create_job(request: Request, response: Response, body: NewJobBody) -> JobBod
     )
     desk.store.add(taken)
     response.headers["Location"] = f"{JOBS_PATH}/{taken.id}"
-    return JobBody.of(_visible(request, taken.id))
+    return JobBody.of(Job(taken, JobState()))
 
 
 def list_jobs(
@@ -151,17 +171,18 @@ def list_jobs(
 ) -> JobsBody:
     """The jobs that this caller has made, newest first."""
     store = _desk(request).store
+    if store is None:
+        return JobsBody(jobs=[], next_after=None)
+    caller = _caller(request)
     found: list[JobBody] = []
-    for job_id in reversed(store.ids() if store else []):
-        if after is not None and job_id >= after:
-            continue
-        try:
-            job = _visible(request, job_id)
-        except JobNotFoundError:
+    for job_id in reversed(store.ids()):
+        if (after is not None and job_id >= after) or not _is_of(store, job_id, caller):
             continue
         if len(found) == limit:
             return JobsBody(jobs=found, next_after=found[-1].id)
-        found.append(JobBody.of(job))
+        job = store.find(job_id)
+        if job is not None:
+            found.append(JobBody.of(job))
     return JobsBody(jobs=found, next_after=None)
 
 
@@ -180,15 +201,21 @@ def end_job(
     job = _visible(request, job_id)
     store = _desk(request).store
     assert store is not None
-    with store.lease(job.request.id, "cancelled by its caller") as lease:
-        if lease is None:
-            store.ask_to_cancel(job.request.id)
-        elif lease.state().finished and not keep_finished:
-            store.remove(lease)
-            return Response(status_code=204)
-        elif not lease.state().finished:
-            # Nobody works on it, so nobody else would end it before its turn.
-            lease.write(replace(lease.state(), state="cancelled", finished_s=time.time()))
+    try:
+        with store.lease(job_id, "cancelled by its caller") as lease:
+            if lease is None:
+                store.ask_to_cancel(job_id)
+            elif not lease.state().finished:
+                # Nobody works on it, so nobody else would end it before its turn.
+                finish_job(lease, lease.state(), "cancelled")
+            elif not keep_finished:
+                store.remove(lease)
+                return Response(status_code=204)
+    except OSError as error:
+        if job.state.finished:
+            raise
+        logger.error("the job cannot be ended yet: %s", error, extra={"job": job_id})
+        store.ask_to_cancel(job_id)
     response.status_code = 202
     return JobBody.of(_visible(request, job_id))
 
@@ -207,11 +234,17 @@ def send_results(
         raise JobNotFinishedError(f"the job is {job.state.state}; only one that succeeded has results")
     store = _desk(request).store
     assert store is not None
-    results = open_results(store.output_folder(job_id))
+    try:
+        results = open_results(store.output_folder(job_id))
+    except OutputError as error:
+        logger.error("the results cannot be read: %s", error, extra={"job": job_id})
+        results = None
     if results is None:
+        _visible(request, job_id)  # removed meanwhile, most likely
         raise InternalError(f"job {job_id} succeeded and its output is not finished")
-    return StreamingResponse(
+    return Download(
         results.stream(format),
+        _desk(request).downloads,
         media_type=MEDIA_TYPES[format],
         headers={"Content-Disposition": f'attachment; filename="{job_id}.{format}"'},
     )
@@ -234,6 +267,27 @@ def _visible(request: Request, job_id: str) -> Job:
     if job is None or _caller(request) not in (None, job.request.caller):
         raise JobNotFoundError("you have no job of that id")
     return job
+
+
+def _is_of(store: JobStore, job_id: str, caller: str | None) -> bool:
+    """Whether a job is a caller's. Without API keys there is one caller, whose every job is."""
+    return caller is None or store.caller_of(job_id) == caller
+
+
+def _check_room(desk: JobDesk, store: JobStore, caller: str | None) -> None:
+    """Raise OverloadedError where there are as many jobs as there may be. Two requests at once may pass together."""
+    standings = store.standings()
+    n_unfinished = sum(not standing.finished for standing in standings.values())
+    if n_unfinished >= desk.max_unfinished:
+        raise OverloadedError(f"{n_unfinished} jobs are waiting or running", _RETRY_AFTER_S)
+    own = [standing.finished for job_id, standing in standings.items() if _is_of(store, job_id, caller)]
+    n_finished = sum(own)
+    # A share is of what several callers have together.
+    if caller is not None and len(own) - n_finished >= desk.max_unfinished_of_caller:
+        raise OverloadedError(f"{len(own) - n_finished} of your jobs are waiting or running", _RETRY_AFTER_S)
+    if n_finished >= desk.max_finished_of_caller:
+        detail = f"{n_finished} finished jobs of yours are kept; remove some (DELETE) to make room"
+        raise OverloadedError(detail, _RETRY_AFTER_S)
 
 
 def _check_patterns(patterns: Sequence[str]) -> None:

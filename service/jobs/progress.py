@@ -13,6 +13,7 @@ from service.jobs.records import JobState
 from service.jobs.store import Lease
 
 _INTERVAL_S = 1.0
+_COUNT_INTERVAL_S = 10.0
 
 
 class CancelledError(StoppedError):
@@ -20,18 +21,19 @@ class CancelledError(StoppedError):
 
 
 class JobProgress:
-    """A `scoring.engine.Progress`. stopping: whether this process is to end.
+    """A `scoring.engine.Progress`. stopping: whether this process is to end. count: called now and then.
 
     `state` is the job's state as far as is known here. `tick` raises CancelledError or StoppedError, and OSError when
     the folder of jobs cannot be written.
     """
 
-    def __init__(self, lease: Lease, state: JobState, stopping: Callable[[], bool]) -> None:
-        self._lease, self._stopping = lease, stopping
+    def __init__(self, lease: Lease, state: JobState, stopping: Callable[[], bool], count: Callable[[], None]) -> None:
+        self._lease, self._stopping, self._count = lease, stopping, count
         self.state = replace(state, n_listed=0, listed=False, n_standing=0, tally=Tally(), files_per_second=None)
         self._n_scored = 0
         self._first_s: float | None = None
         self._written_s = 0.0
+        self._counted_s: float | None = None
 
     def listed(self, n_entries: int, *, done: bool) -> None:
         """See `Progress`."""
@@ -69,3 +71,6 @@ class JobProgress:
         if self._lease.cancelled:
             raise CancelledError("its caller cancelled the job")
         self._lease.write(self.state, durable=False)
+        if self._counted_s is None or now_s - self._counted_s >= _COUNT_INTERVAL_S:
+            self._counted_s = now_s
+            self._count()

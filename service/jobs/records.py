@@ -67,7 +67,8 @@ class JobState:
     started_s, finished_s: seconds since 1970. n_listed: inputs found so far, all of them once `listed`. tally: of
     everything done, that of parts that stood before included, which `n_standing` inputs are of. files_per_second: of
     the last stretch of work. n_attempts: processes that began on it since a part was finished. n_parts: parts that
-    stood when the last of them began. error_code, error_detail: why it failed.
+    stood when the last of them began. error_code, error_detail: why it failed, or was put off. n_put_off: how often it
+    was put off since a part was finished. not_before_s: when it is tried again, seconds since 1970.
     """
 
     state: State = "queued"
@@ -82,6 +83,8 @@ class JobState:
     n_parts: int = 0
     error_code: str | None = None
     error_detail: str | None = None
+    n_put_off: int = 0
+    not_before_s: float | None = None
 
     @property
     def finished(self) -> bool:
@@ -106,6 +109,19 @@ class JobState:
         if state.state not in STATES:
             raise ValueError(f"not a job's state: {state.state}")
         return state
+
+
+@dataclass(frozen=True)
+class Standing:
+    """As much of a job's state as it takes to count jobs and to choose among them."""
+
+    state: State
+    not_before_s: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Nothing will change any more."""
+        return self.state in FINISHED
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,10 @@ class NewJobBody(BaseModel):
 
 
 class JobProgressBody(BaseModel):
-    """Counts of files. All grow while the job runs; `files_total` is final once `listed`."""
+    """Counts of files, which grow while the job runs; `files_total` is final once `listed`.
+
+    All start anew when a job is resumed: the input is listed again, and what was done before is counted again at once.
+    """
 
     listed: bool = Field(description="the input has been listed to its end")
     files_total: int = Field(ge=0, description="found so far", examples=[1200])
@@ -55,7 +58,7 @@ class JobProgressBody(BaseModel):
 
 
 class JobErrorBody(BaseModel):
-    """Why a job failed: a stable code and a sentence."""
+    """Why a job failed or was put off: a stable code and a sentence."""
 
     code: str = Field(examples=["input_error"])
     detail: str = Field(examples=["the input cannot be read, or has no file to score"])
@@ -78,7 +81,7 @@ class JobBody(BaseModel):
     progress: JobProgressBody
     emotions: dict[str, int] = Field(description="faces by emotion", examples=[{"happy": 700, "neutral": 403}])
     errors: dict[str, int] = Field(description="files that failed, by code", examples=[{"corrupt_image": 2}])
-    error: JobErrorBody | None = Field(description="only in the state `failed`")
+    error: JobErrorBody | None = Field(description="of a job that `failed`, or is `queued` to be tried again soon")
 
     @classmethod
     def of(cls, job: Job) -> Self:

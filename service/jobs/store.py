@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from service.jobs.records import Job, JobRequest, JobState, State, is_job_id
+from service.jobs.records import Job, JobRequest, JobState, Standing, is_job_id
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +33,17 @@ _MADE_WITHIN_S = 86_400
 
 
 class JobStore:
-    """The jobs of a folder. Every method reads or writes files, so it may block for as long as they take."""
+    """The jobs of a folder. Every method reads or writes files, so it may block for as long as they take.
+
+    Threads may share one. A job whose files cannot be read is logged once and passed over; the others go on.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._finished: dict[str, State] = {}
+        # What never changes again is read once: a caller's list must not cost a look at everybody's jobs.
+        self._finished: dict[str, Standing] = {}
+        self._callers: dict[str, str | None] = {}
+        self._unreadable: set[str] = set()
 
     def make(self) -> None:
         """Make the folder, for its owner alone, and remove what a crash left half made or half removed.
@@ -63,10 +69,14 @@ class JobStore:
         except OSError:
             shutil.rmtree(new, ignore_errors=True)
             raise
-        _sync(self._folder)
+        try:
+            _sync(self._folder)
+        except OSError as error:
+            # It is there and will be worked on; all that is in doubt is whether it outlasts a loss of power now.
+            logger.error("a new job may not be on the disk yet: %s", error, extra={"job": request.id})
 
     def ids(self) -> list[str]:
-        """Of all jobs, oldest first."""
+        """Of all jobs, oldest first. Raises OSError."""
         try:
             return sorted(name for name in os.listdir(self._folder) if is_job_id(name))  # noqa: PTH208
         except FileNotFoundError:
@@ -78,38 +88,58 @@ class JobStore:
             return None
         folder = self._folder / job_id
         try:
-            request = JobRequest.from_json((folder / _REQUEST).read_bytes())
+            # In this order: of a job that is removed meanwhile the request is missing, too.
+            state = _read_state(folder)
+            request = _read_request(folder)
+            return Job(request, state, not state.finished and (folder / _CANCEL).exists())
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            logger.error("a job cannot be read: %s", error, extra={"job": job_id})
+        except (OSError, ValueError) as error:
+            self._pass_over(job_id, error)
             return None
-        state = self._state(job_id)
-        return Job(request, state, not state.finished and (folder / _CANCEL).exists())
 
-    def counts(self) -> dict[State, int]:
-        """How many jobs there are, by state."""
-        counts: dict[State, int] = {}
+    def caller_of(self, job_id: str) -> str | None:
+        """Who made a job, None when nobody is known."""
+        try:
+            return self._callers[job_id]
+        except KeyError:
+            pass
+        try:
+            caller = _read_request(self._folder / job_id).caller
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            self._pass_over(job_id, error)
+            return None
+        self._callers[job_id] = caller
+        return caller
+
+    def standings(self) -> dict[str, Standing]:
+        """How every job stands, the oldest first. Finished jobs cost nothing from the second time on."""
+        found: dict[str, Standing] = {}
         job_ids = self.ids()
         for job_id in job_ids:
-            state = self.state_name(job_id)
-            counts[state] = counts.get(state, 0) + 1
-        for gone in self._finished.keys() - set(job_ids):
-            self._finished.pop(gone, None)
-        return counts
-
-    def state_name(self, job_id: str) -> State:
-        """The state of a job that exists; a finished one's file is read once only."""
-        known = self._finished.get(job_id)
-        if known is not None:
-            return known
-        state = self._state(job_id)
-        if state.finished:
-            self._finished[job_id] = state.state
-        return state.state
+            standing = self._finished.get(job_id)
+            if standing is None:
+                try:
+                    state = _read_state(self._folder / job_id)
+                except OSError as error:
+                    self._pass_over(job_id, error)
+                    continue
+                standing = Standing(state.state, state.not_before_s)
+                if standing.finished:
+                    self._finished[job_id] = standing
+            found[job_id] = standing
+        there = set(job_ids)
+        for gone in {*list(self._finished), *list(self._callers), *list(self._unreadable)} - there:
+            self._forget(gone)
+        return found
 
     def ask_to_cancel(self, job_id: str) -> None:
-        """Leave the mark that who works on the job looks for."""
+        """Leave the mark that who works on the job looks for. It has no bytes, so a full disk takes it, too.
+
+        Raises OSError.
+        """
         with suppress(FileNotFoundError):
             (self._folder / job_id / _CANCEL).touch()
 
@@ -117,11 +147,11 @@ class JobStore:
     def lease(self, job_id: str, owner: str) -> Iterator[Lease | None]:
         """Hold the lease of a job until the block ends; None when somebody else does, or the job is gone.
 
-        owner: who this is, for people who look into the folder.
+        owner: who this is, for people who look into the folder. Raises OSError.
         """
         folder = self._folder / job_id
         try:
-            file = (folder / _LEASE).open("a+")
+            file = (folder / _LEASE).open("ab+", buffering=0)
         except FileNotFoundError:
             yield None
             return
@@ -135,24 +165,32 @@ class JobStore:
             if not there:
                 yield None
                 return
-            file.truncate(0)
-            file.write(f"{owner}\n")
-            file.flush()
+            # On a full disk the lock is enough.
+            with suppress(OSError):
+                file.truncate(0)
+                file.write(f"{owner}\n".encode())
             yield Lease(folder)
 
     def remove(self, lease: Lease) -> None:
         """Remove a job with all it made. Raises OSError when it cannot be removed."""
         gone = self._folder / f"{_NO_JOB}gone-{secrets.token_hex(8)}"
         lease.folder.rename(gone)
-        self._finished.pop(lease.folder.name, None)
+        self._forget(lease.folder.name)
         shutil.rmtree(gone, ignore_errors=True)
 
     def output_folder(self, job_id: str) -> Path:
         """Where a job's results are."""
         return self._folder / job_id / _OUTPUT
 
-    def _state(self, job_id: str) -> JobState:
-        return _read_state(self._folder / job_id)
+    def _pass_over(self, job_id: str, error: Exception) -> None:
+        if job_id not in self._unreadable:
+            self._unreadable.add(job_id)
+            logger.error("a job cannot be read: %s", error, extra={"job": job_id})
+
+    def _forget(self, job_id: str) -> None:
+        self._finished.pop(job_id, None)
+        self._callers.pop(job_id, None)
+        self._unreadable.discard(job_id)
 
 
 class Lease:
@@ -166,8 +204,12 @@ class Lease:
         """Where the results go."""
         return self.folder / _OUTPUT
 
+    def request(self) -> JobRequest:
+        """What the caller asked for. Raises OSError, and ValueError when it is damaged."""
+        return _read_request(self.folder)
+
     def state(self) -> JobState:
-        """The job's state as it stands."""
+        """The job's state as it stands. Raises OSError."""
         return _read_state(self.folder)
 
     def write(self, state: JobState, *, durable: bool = True) -> None:
@@ -185,6 +227,10 @@ class Lease:
             return sum(not name.startswith(".") for name in os.listdir(self.output_folder / "parts"))  # noqa: PTH208
         except FileNotFoundError:
             return 0
+
+
+def _read_request(folder: Path) -> JobRequest:
+    return JobRequest.from_json((folder / _REQUEST).read_bytes())
 
 
 def _read_state(folder: Path) -> JobState:

@@ -1,4 +1,4 @@
-"""Works on the jobs of the folder, the oldest first and one at a time, as long as the process lives.
+"""Works on the jobs of the folder one at a time, as long as the process lives: callers in turn, the oldest job first.
 
 Interactive requests come first: this process and all it starts are niced, and no picture of a job goes through the
 runners. While there is no job it holds no model.
@@ -10,7 +10,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from handlers.errors import HandlerError, InvalidRequestError
@@ -18,9 +19,10 @@ from handlers.pipeline import FAKE
 from scoring.config import RunConfig, resolve_config
 from scoring.errors import EngineError, InputError, OptionsError, OutputError, ScoringError, StoppedError
 from service import metrics
+from service.jobs.ending import finish_job
 from service.jobs.inputs import find_place
 from service.jobs.progress import CancelledError, JobProgress
-from service.jobs.records import FINISHED, STATES, JobRequest, JobState, State
+from service.jobs.records import STATES, JobRequest, JobState, Standing
 from service.jobs.store import JobStore, Lease
 from service.problems import ForbiddenError
 from service.settings import Settings
@@ -33,6 +35,8 @@ MAX_ATTEMPTS = 3
 POLL_S = 1.0
 RETRY_S = 30.0
 """How long a job waits whose results cannot be written, or whose input went away while it was scored."""
+MAX_PUT_OFFS = 24 * 60 * 60 // int(RETRY_S)
+"""So often a job is put off without a part done between, for a day at least; then it has failed. Clocks may jump."""
 
 _FILE_TIMEOUT_S = 300.0
 # What callers read: the errors' own texts name folders and addresses of the machine, and go to the log.
@@ -51,7 +55,10 @@ class Worker:
     def __init__(self, settings: Settings, store: JobStore, stopping: Callable[[], bool]) -> None:
         self._settings, self._store, self._stopping = settings, store, stopping
         self._owner = f"{socket.gethostname()} process {os.getpid()}"
+        # Of jobs whose folders cannot even be written, on the clock of `time.monotonic`.
         self._not_before_s: dict[str, float] = {}
+        self._survived: set[str] = set()
+        self._turns: dict[str | None, int] = {}
 
     def work(self, wait: Callable[[float], None]) -> None:
         """Work until told to stop. wait: sleeps for so many seconds, or less when told to stop meanwhile."""
@@ -66,39 +73,58 @@ class Worker:
                 wait(POLL_S)
 
     def work_once(self) -> bool:
-        """Work on the oldest job that nobody works on. False when there is none. Raises OSError."""
-        self._count()
-        for job_id in self._store.ids():
-            if self._store.state_name(job_id) in FINISHED or self._not_before_s.get(job_id, 0.0) > time.monotonic():
-                continue
-            with self._store.lease(job_id, self._owner) as lease:
-                if lease is None or lease.state().finished:
-                    continue
-                try:
+        """Work on a job that nobody works on. False when there is none. Raises OSError."""
+        standings = self._store.standings()
+        _count(standings)
+        for job_id in self._in_turn(standings):
+            try:
+                with self._store.lease(job_id, self._owner) as lease:
+                    if lease is None or lease.state().finished:
+                        continue
+                    caller = self._store.caller_of(job_id)
+                    self._turns[caller] = max(self._turns.values(), default=0) + 1
                     self._take(job_id, lease)
-                except OSError as error:
-                    # Not even its state can be written: a full disk, most likely.
-                    logger.error("the job's folder cannot be used: %s", error, extra={"job": job_id})
-                    self._not_before_s[job_id] = time.monotonic() + RETRY_S
-                self._count()
-                return True
+                self._count_again()
+            except OSError as error:
+                # Not even its state can be read or written: a full disk, most likely.
+                logger.error("the job's folder cannot be used: %s", error, extra={"job": job_id})
+                self._not_before_s[job_id] = time.monotonic() + RETRY_S
+                self._survived.add(job_id)
+            return True
         return False
 
-    def _count(self) -> None:
-        counts = self._store.counts()
-        for state in STATES:
-            metrics.JOBS.labels(state).set(counts.get(state, 0))
+    def _in_turn(self, standings: Mapping[str, Standing]) -> list[str]:
+        """Unfinished jobs that need not wait: those of whom was served the longest ago first, then the oldest."""
+        now_s = time.monotonic()
+        self._not_before_s = {
+            job_id: until_s for job_id, until_s in self._not_before_s.items() if job_id in standings and until_s > now_s
+        }
+        ready = [
+            job_id
+            for job_id, standing in standings.items()
+            if not standing.finished and job_id not in self._not_before_s and not _waits(standing)
+        ]
+        return sorted(ready, key=lambda job_id: (self._turns.get(self._store.caller_of(job_id), 0), job_id))
+
+    def _count_again(self) -> None:
+        try:
+            _count(self._store.standings())
+        except OSError as error:
+            logger.warning("the jobs cannot be counted: %s", error)
 
     def _take(self, job_id: str, lease: Lease) -> None:
         before, n_parts = lease.state(), lease.n_parts()
         if lease.cancelled:
-            self._end(lease, before, "cancelled")
+            finish_job(lease, before, "cancelled")
             return
-        n_before = before.n_attempts if before.n_parts == n_parts else 0
+        stuck = before.n_parts == n_parts
+        # An attempt whose end could not be written stands there like a death, which it was not.
+        survived = job_id in self._survived
+        self._survived.discard(job_id)
+        n_before = before.n_attempts if stuck and not survived else 0
         if n_before >= MAX_ATTEMPTS:
             logger.error("the job does not get on", extra={"job": job_id, "attempts": n_before})
-            known = (before.error_code, before.error_detail or "") if before.error_code else _INTERNAL
-            self._end(lease, before, "failed", known)
+            finish_job(lease, before, "failed", _INTERNAL)
             return
         state = replace(
             before,
@@ -106,50 +132,47 @@ class Worker:
             started_s=before.started_s or time.time(),
             n_attempts=n_before + 1,
             n_parts=n_parts,
+            n_put_off=before.n_put_off if stuck else 0,
+            not_before_s=None,
             error_code=None,
             error_detail=None,
         )
         lease.write(state)
         logger.info("job begins", extra={"job": job_id, "resumed": before.started_s is not None})
-        progress = JobProgress(lease, state, self._stopping)
+        progress = JobProgress(lease, state, self._stopping, self._count_again)
         try:
-            job = self._store.find(job_id)
-            if job is None:
-                raise ValueError("the job's request cannot be read")
-            self._score(job.request, lease, progress)
+            self._score(lease.request(), lease, progress)
         except CancelledError:
-            self._end(lease, progress.state, "cancelled")
+            finish_job(lease, progress.state, "cancelled")
         except StoppedError:
             # Not its fault, so not an attempt; who takes it next goes on from the parts that stand.
             lease.write(replace(progress.state, state="queued", n_attempts=n_before))
             logger.info("job interrupted", extra={"job": job_id, "files": progress.state.tally.n_inputs})
         except OutputError as error:
-            logger.error("job put off: %s", error, extra={"job": job_id})
             self._put_off(lease, replace(progress.state, n_attempts=n_before), error)
         except InputError as error:
             # What was there when the job began may come back: a network, a disk that is mounted again.
-            if progress.state.tally.n_inputs or n_parts:
-                logger.error("job put off: %s", error, extra={"job": job_id})
-                self._put_off(lease, progress.state, error)
+            if progress.state.tally.n_inputs or n_parts or before.tally.n_inputs or before.n_put_off:
+                self._put_off(lease, replace(progress.state, n_attempts=n_before), error)
             else:
                 logger.warning("job failed: %s", error, extra={"job": job_id})
-                self._end(lease, progress.state, "failed", _explained(error))
+                finish_job(lease, progress.state, "failed", _explained(error))
         except OSError as error:
-            logger.exception("job put off", extra={"job": job_id})
-            self._put_off(lease, progress.state, OutputError(str(error)))
+            logger.exception("job interrupted", extra={"job": job_id})
+            self._put_off(lease, replace(progress.state, n_attempts=n_before), OutputError(str(error)))
         except ScoringError as error:
             logger.warning("job failed: %s", error, extra={"job": job_id})
-            self._end(lease, progress.state, "failed", _explained(error))
+            finish_job(lease, progress.state, "failed", _explained(error))
         except HandlerError as error:
             logger.warning("job failed: %s", error.detail, extra={"job": job_id})
             ours = isinstance(error, ForbiddenError | InvalidRequestError)
             detail = error.detail if ours else "the models of the job cannot be used"
-            self._end(lease, progress.state, "failed", (error.code, detail))
+            finish_job(lease, progress.state, "failed", (error.code, detail))
         except Exception:
             logger.exception("job failed", extra={"job": job_id})
-            self._end(lease, progress.state, "failed", _INTERNAL)
+            finish_job(lease, progress.state, "failed", _INTERNAL)
         else:
-            self._end(lease, progress.state, "succeeded")
+            finish_job(lease, progress.state, "succeeded")
 
     def _score(self, request: JobRequest, lease: Lease, progress: JobProgress) -> None:
         # Here, as a worker without jobs needs none of it: pyarrow alone is 40 MB.
@@ -177,19 +200,29 @@ class Worker:
         progress.state = replace(progress.state, tally=result.tally)
 
     def _put_off(self, lease: Lease, state: JobState, error: ScoringError) -> None:
+        about = {"job": lease.folder.name}
+        n_put_off = state.n_put_off + 1 if lease.n_parts() == state.n_parts else 1
+        if n_put_off > MAX_PUT_OFFS:
+            logger.error("job failed, and will not be put off again: %s", error, extra=about)
+            finish_job(lease, state, "failed", _explained(error))
+            return
+        logger.error("job put off: %s", error, extra=about)
         code, detail = _explained(error)
-        self._not_before_s[lease.folder.name] = time.monotonic() + RETRY_S
-        lease.write(replace(state, state="queued", error_code=code, error_detail=detail))
+        # In its state, so that no replica tries it at once. Wall clock, as replicas share no other.
+        not_before_s = time.time() + RETRY_S
+        queued = replace(state, state="queued", error_code=code, error_detail=detail)
+        lease.write(replace(queued, n_put_off=n_put_off, not_before_s=not_before_s))
 
-    def _end(self, lease: Lease, state: JobState, ended: State, error: tuple[str, str] | None = None) -> None:
-        now_s = time.time()
-        code, detail = error or (None, None)
-        started_s = state.started_s or now_s
-        state = replace(state, state=ended, finished_s=now_s, error_code=code, error_detail=detail)
-        lease.write(state)
-        metrics.JOB_SECONDS.labels(ended).observe(max(0.0, now_s - started_s))
-        about = {"job": lease.folder.name, "state": ended, "files": state.tally.n_inputs, "error": code}
-        logger.info("job ends", extra=about)
+
+def _waits(standing: Standing) -> bool:
+    """Whether a job was put off just now. A time further away than RETRY_S is of a clock that was wrong."""
+    return standing.not_before_s is not None and 0 < standing.not_before_s - time.time() <= RETRY_S
+
+
+def _count(standings: Mapping[str, Standing]) -> None:
+    counts = Counter(standing.state for standing in standings.values())
+    for state in STATES:
+        metrics.JOBS.labels(state).set(counts[state])
 
 
 def _explained(error: ScoringError) -> tuple[str, str]:

@@ -39,6 +39,33 @@ def test_credentials_are_refused_and_not_repeated(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "query",
+    [
+        "X-Amz-Signature=SECRET",
+        "a=b&x-amz-security-token=SECRET",
+        "X-Amz-Credential=SECRET",
+        "X-Goog-Signature=SECRET",
+        "sv=1&sig=SECRET",
+        "token=SECRET",
+        "a;access_token=SECRET",
+        "Signature=SECRET",
+        "SIG=SECRET",
+        "X%2DAmz%2DSignature=SECRET",
+        "from=https%3A%2F%2Fh%2Fa%3Fsig%3DSECRET",
+    ],
+)
+def test_signed_addresses_are_refused_and_not_repeated(query: str) -> None:
+    with pytest.raises(OptionsError) as caught:
+        refuse_unsafe(f"https://h/a.jpg?{query}")
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["https://h/a?id=5&design=1", "https://h/token=1/a.jpg", "s3://b/sig=1/a?b"])
+def test_other_queries_are_no_secrets(url: str) -> None:
+    refuse_unsafe(url)
+
+
+@pytest.mark.parametrize(
     "url", ["abfs://container@account.dfs.core.windows.net/x", "sftp://user@host/x", "s3://b/a@b:c", "http://h/@:"]
 )
 def test_an_at_sign_need_not_be_a_secret(url: str) -> None:

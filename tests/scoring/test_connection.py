@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import pickle
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import botocore.exceptions
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from handlers.errors import TooLargeError
 from scoring import connection
-from scoring.connection import Connection
-from scoring.errors import InputError
+from scoring.connection import Connection, UnreachableError
+from scoring.errors import InputError, StoppedError
 
 
 class _Failing:
@@ -40,8 +42,9 @@ def test_passing_troubles_are_waited_out(memory: Connection) -> None:
 
 def test_patience_ends(memory: Connection) -> None:
     work = _Failing(*[ConnectionResetError("https://h/?sig=SECRET was cut")] * 9)
-    with pytest.raises(InputError, match="the memory cannot be reached: https://h/ was cut"):
+    with pytest.raises(UnreachableError, match="the memory cannot be reached: https://h/ was cut") as caught:
         memory.call(work)
+    assert pickle.loads(pickle.dumps(caught.value)).reason == "https://h/ was cut"
     assert work.n_calls == 4
 
 
@@ -52,7 +55,9 @@ def test_refused_credentials_are_not_tried_again(memory: Connection) -> None:
     assert work.n_calls == 1
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError("x"), PermissionError("x"), TooLargeError("x"), InputError("x")])
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError("x"), PermissionError("x"), TooLargeError("x"), InputError("x"), StoppedError("x")]
+)
 def test_other_errors_come_through_at_once(memory: Connection, error: Exception) -> None:
     work = _Failing(error)
     with pytest.raises(type(error), match="x"):
@@ -90,3 +95,30 @@ def test_what_fsspec_does_not_know() -> None:
         with pytest.raises(InputError, match="nix:// is no protocol that fsspec knows"):
             ask(Connection("nix://x", "x"))
     Connection("memory://x", "x").check_known()
+
+
+class _ConnectsAtOnce(MemoryFileSystem):  # type: ignore[misc]
+    """As those of ftp and sftp do."""
+
+    protocol = "atonce"
+    errors: ClassVar[list[Exception]] = []
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+fsspec.register_implementation("atonce", _ConnectsAtOnce, clobber=True)
+
+
+def test_a_file_system_that_connects_when_it_is_made_is_waited_for() -> None:
+    _ConnectsAtOnce.errors[:] = [ConnectionRefusedError(), TimeoutError()]
+    assert Connection("atonce://x", "x", (0.0, 0.0)).call(lambda filesystem: "done") == "done"
+    _ConnectsAtOnce.errors[:] = [ConnectionRefusedError("shut")] * 3
+    with pytest.raises(UnreachableError, match="x cannot be reached: shut"):
+        Connection("atonce://x", "x", (0.0, 0.0)).path_of("atonce://x/y")
+    for error, expected in ((StoppedError("stopped"), StoppedError), (ValueError("odd"), InputError)):
+        _ConnectsAtOnce.errors[:] = [error]
+        with pytest.raises(expected):
+            Connection("atonce://x", "x").call(lambda filesystem: "done")

@@ -11,6 +11,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from handlers.errors import TooLargeError
 from scoring import connection
@@ -94,6 +95,39 @@ def test_what_is_gone(memory: tuple[Any, str]) -> None:
         list(source.list())
 
 
+def test_a_file_that_is_always_in_trouble_is_its_own_error(
+    memory: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it does not make us list the whole folder."""
+    _, url = memory
+    source = open_source(url)
+    whole = MemoryFileSystem.cat_file
+
+    def failing(self: MemoryFileSystem, path: str, **options: Any) -> bytes:
+        if path.endswith("a.jpg"):
+            raise TimeoutError("no answer")
+        data: bytes = whole(self, path, **options)
+        return data
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", failing)
+    monkeypatch.setattr(MemoryFileSystem, "ls", lambda self, path, **options: pytest.fail(f"{path} was listed"))
+    with pytest.raises(UnreadableError, match="no answer"):
+        source.read(Entry("a.jpg", None, ""), 10)
+    assert source.read(Entry("b.PNG", None, ""), 10) == b"b.PNG"
+
+
+@pytest.mark.parametrize("key", ["modify", "modificationTime"])
+def test_times_of_change_under_other_names(memory: tuple[Any, str], monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """Those of ftp and webhdfs."""
+    _, url = memory
+
+    def of_another(self: MemoryFileSystem, path: str, **options: Any) -> list[dict[str, Any]]:
+        return [{"name": f"{path}/a.jpg", "size": 1, "type": "file", key: 1700000000123}]
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", of_another)
+    assert [entry.version for entry in open_source(url).list()] == ["1700000000123"]
+
+
 class _QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, *args: Any) -> None:
         pass
@@ -116,7 +150,7 @@ def test_a_web_server(tmp_path: Path) -> None:
         with pytest.raises(UnreadableError, match="no such file"):
             folder.read(Entry("nothing.jpg", None, ""), 100)
         with pytest.raises(InputError, match="does not exist") as caught:
-            open_source(url + "/nothing.jpg?signature=SECRET")
+            open_source(url + "/nothing.jpg?who=SECRET")
         assert "SECRET" not in str(caught.value)
     finally:
         server.shutdown()
@@ -124,3 +158,12 @@ def test_a_web_server(tmp_path: Path) -> None:
         server.server_close()
     with pytest.raises(InputError, match="cannot be reached"):
         folder.read(Entry("a.jpg", None, ""), 100)
+    with pytest.raises(InputError, match="cannot be reached"):
+        open_source(url + "/a.jpg")
+
+
+def test_what_it_would_select(memory: tuple[Any, str]) -> None:
+    _, url = memory
+    paths = ("o.jpg", "out/parts/o.jpg")
+    assert [open_source(url).selects(path) for path in paths] == [True, False]
+    assert [open_source(url, recursive=True).selects(path) for path in paths] == [True, True]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 from pathlib import Path
 
 import fsspec
@@ -9,7 +10,8 @@ import pytest
 
 from handlers.errors import TooLargeError
 from scoring import connection
-from scoring.errors import InputError, UnreadableError
+from scoring.connection import Connection
+from scoring.errors import InputError, StoppedError, UnreadableError
 from scoring.parts import Entry
 from scoring.sources import Source, open_source
 from tests.scoring.s3 import S3
@@ -77,6 +79,7 @@ def test_include_chooses_lines(tmp_path: Path) -> None:
     [
         ("s3://KEY:SECRET@b/a.jpg", "line 2 of .*list.txt: credentials"),
         ("simplecache::s3://b/SECRET", "line 2 of .*: chained URLs"),
+        ("https://h/a.jpg?X-Amz-Expires=9&X-Amz-Signature=SECRET", "line 2 of .*: a URL with a signature"),
         ("nix://SECRET", "line 2 of .*: nix:// is no protocol"),
         ("file://SECRET", "line 2 of .*: .*absolute path"),
         ("x" * 70_000, "line 2 of .*too long"),
@@ -121,5 +124,27 @@ def test_remote_lines(tmp_path: Path, s3: S3) -> None:
         with pytest.raises(UnreadableError, match=match):
             source.read(entry, 10)
     s3.stop()
-    with pytest.raises(InputError, match="s3:// cannot be reached"):
+    with pytest.raises(UnreadableError, match="Could not connect"):
         source.read(entries[1], 10)
+
+
+def test_a_dead_server_costs_only_the_lines_that_name_it(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    source = listed(tmp_path, f"http://127.0.0.1:{port}/b.jpg", f"ftp://127.0.0.1:{port}/c.jpg", "a.jpg")
+    *dead, good = source.list()
+    for entry in dead:
+        with pytest.raises(UnreadableError, match=r"[Cc]onnect"):
+            source.read(entry, 10)
+    assert source.read(good, 10) == b"1"
+
+
+def test_being_stopped_is_no_error_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(connection: Connection) -> None:
+        raise StoppedError("stopped")
+
+    source = listed(tmp_path, "s3://b/a.jpg")
+    monkeypatch.setattr(Connection, "check_known", stop)
+    with pytest.raises(StoppedError):
+        list(source.list())

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pytest
+from botocore.exceptions import ClientError
 from fsspec.implementations.local import LocalFileSystem
 
+import scoring.connection
 import scoring.local_folder
-import scoring.remote_folder
-from scoring.errors import OutputError
+from scoring.errors import OutputError, StoppedError
 from scoring.output import Output
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def folder(tmp_path: Path) -> Output:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring.remote_folder, "PAUSES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(scoring.connection, "RETRY_WAITS_S", (0.01, 0.01, 0.01))
 
 
 def files_in(folder: str | Path) -> list[str]:
@@ -144,6 +146,25 @@ class TestLifeOfAnOutput:
         with pytest.raises(OutputError, match="holds other files"):
             output.prepare()
         assert output._folder.names() == ["thesis.doc"]
+
+    @pytest.mark.parametrize(
+        "theirs",
+        [
+            ["manifest.json", "app.js"],
+            ["manifest.json"],
+            ["manifest.json", "summary.json", "_SUCCESS"],
+            ["_SUCCESS"],
+            ["_lock", "app.js"],
+            ["parts/app.js", "index.html"],
+        ],
+    )
+    def test_folders_of_others_with_names_like_ours_are_refused(self, tmp_path: Path, theirs: list[str]):
+        for name in theirs:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text("theirs")
+        with pytest.raises(OutputError, match=r"holds other files, '.*' among them"):
+            Output(str(tmp_path)).prepare()
+        assert files_in(tmp_path) == sorted(theirs)
 
     def test_foreign_files_among_the_parts_are_refused(self, output: Output):
         output._folder.prepare("parts")
@@ -243,7 +264,7 @@ class TestNames:
     def test_an_account_in_a_url_is_no_secret(self):
         assert Output("abfs://container@account.dfs.core.windows.net/out").url.startswith("abfs://container@")
 
-    @pytest.mark.parametrize(("url", "message"), [("nope://x/y", "not known"), ("adl://x/y", "not installed")])
+    @pytest.mark.parametrize(("url", "message"), [("nope://x/y", "no protocol"), ("adl://x/y", "not installed")])
     def test_a_protocol_that_cannot_be_had(self, url: str, message: str):
         with pytest.raises(OutputError, match=message):
             Output(url).prepare()
@@ -266,7 +287,8 @@ def held_elsewhere(output: Output, *, shared: bool) -> Iterator[Any]:
         assert held.wait(60)
         yield process
     finally:
-        end.set()
+        if process.is_alive():  # an event waits for its waiters to wake, and one that was killed never does
+            end.set()
         process.join(60)
 
 
@@ -431,6 +453,37 @@ class TestAtomicWrites:
             output.write_part(NAMES[0], b"rows")
         assert names_in(tmp_path / "out" / "parts") == []
 
+    def test_being_stopped_while_it_is_written_elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """The signal is not taken for a trouble that passes."""
+        output = Output(f"plain://{tmp_path}/out")
+        output.prepare()
+        n_calls = 0
+
+        def stopped(self: PlainFileSystem, *arguments: object, **options: object) -> None:
+            nonlocal n_calls
+            n_calls += 1
+            raise StoppedError("stopped")
+
+        for method in ("mv", "rm_file", "pipe_file"):
+            monkeypatch.setattr(PlainFileSystem, method, stopped)
+            n_calls = 0
+            with pytest.raises(StoppedError):
+                output.write_part(NAMES[0], b"rows")
+            assert n_calls <= 2  # the second removes the temporary file
+
+    def test_what_the_dead_left_elsewhere_goes_after_a_day(self, tmp_path: Path):
+        output = Output(f"plain://{tmp_path}/out")
+        output.prepare()
+        parts, now = tmp_path / "out" / "parts", time.time()
+        ages_h = {".writing-1-x": 25, ".probe-1": 25, ".writing-2-x": 23, ".nfs1": 99, NAMES[0]: 99}
+        for name, age_h in ages_h.items():
+            (parts / name).write_bytes(b"half")
+            os.utime(parts / name, (now - age_h * 3600,) * 2)
+        shutil.copy2(parts / ".writing-1-x", tmp_path / "out" / ".writing-1-manifest.json")
+        output.begin()
+        assert names_in(parts) == [".nfs1", ".writing-2-x", NAMES[0]]
+        assert names_in(tmp_path / "out") == ["parts"]
+
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
@@ -487,7 +540,7 @@ def without_privileges(folder: Path) -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    for above in (folder, *folder.parents[:2]):  # pytest makes them for the owner only
+    for above in (folder, *folder.parents[:3]):  # pytest makes them for the owner only; one more with -n
         above.chmod(above.stat().st_mode | 0o011)
     os.seteuid(65534)
     try:
@@ -619,7 +672,7 @@ class TestS3:
         output = Output(f"{s3.url}/out")
         output.prepare()
         s3.stop()
-        with pytest.raises(OutputError, match=f"{s3.url}/out cannot be written: .*connect to the endpoint") as raised:
+        with pytest.raises(OutputError, match=f"{s3.url}/out cannot be reached: .*connect to the endpoint") as raised:
             output.write_part(NAMES[0], b"rows")
         assert "\n" not in str(raised.value)
         s3.start()
@@ -637,7 +690,7 @@ class TestS3:
             if len(pauses) == 2:
                 s3.start()
 
-        monkeypatch.setattr(scoring.remote_folder.time, "sleep", pause)
+        monkeypatch.setattr(scoring.connection.time, "sleep", pause)
         output.write_part(NAMES[0], b"rows")
         assert len(pauses) == 2
         assert s3.get(f"out/parts/{NAMES[0]}") == b"rows"
@@ -649,6 +702,35 @@ class TestS3:
         def forbidden(*args: object) -> None:
             raise PermissionError("Access Denied")
 
-        monkeypatch.setattr(output._folder._fs, "pipe_file", forbidden)  # type: ignore[attr-defined]
+        monkeypatch.setattr(output._folder._connection.filesystem, "pipe_file", forbidden)  # type: ignore[attr-defined]
         with pytest.raises(OutputError, match=r"permission denied \(Access Denied\)"):
             output.write_part(NAMES[0], b"rows")
+
+    def test_refused_credentials_are_not_tried_again(self, s3: S3, monkeypatch: pytest.MonkeyPatch):
+        output = Output(f"{s3.url}/out")
+        output.prepare()
+        n_calls = 0
+
+        def refused(*arguments: object) -> None:
+            nonlocal n_calls
+            n_calls += 1
+            raise PermissionError("see https://h/?X-Amz-Signature=SECRET") from ClientError(
+                {"Error": {"Code": "ExpiredToken"}}, "PutObject"
+            )
+
+        monkeypatch.setattr(output._folder._connection.filesystem, "pipe_file", refused)  # type: ignore[attr-defined]
+        with pytest.raises(OutputError, match="out: the credentials are missing or refused") as raised:
+            output.write_part(NAMES[0], b"rows")
+        assert n_calls == 1
+        assert "SECRET" not in str(raised.value)
+
+    def test_signatures_in_errors_are_not_shown(self, s3: S3, monkeypatch: pytest.MonkeyPatch):
+        output = Output(f"{s3.url}/out")
+
+        def failing(*arguments: object) -> None:
+            raise OSError(5, "PUT https://h/x?X-Amz-Signature=SECRET failed")
+
+        monkeypatch.setattr(output._folder._connection.filesystem, "pipe_file", failing)  # type: ignore[attr-defined]
+        with pytest.raises(OutputError, match=r"cannot be written: .*failed") as raised:
+            output.write_part(NAMES[0], b"rows")
+        assert "SECRET" not in str(raised.value)

@@ -4,12 +4,15 @@ import os
 import pickle
 import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
+from s3fs import S3FileSystem
 
 from handlers.errors import TooLargeError
 from scoring import connection
-from scoring.errors import InputError, UnreadableError
+from scoring.errors import InputError, StoppedError, UnreadableError
 from scoring.parts import Entry
 from scoring.s3_files import S3Files
 from scoring.selection import Selection
@@ -193,6 +196,39 @@ def test_a_bucket_that_is_deleted_midway(s3: S3) -> None:
     with pytest.raises(InputError, match=r"bucket .* does not exist"):
         source.read(entry, 10)
     with pytest.raises(InputError, match=r"bucket .* does not exist"):
+        list(source.list())
+
+
+def test_a_key_that_is_always_in_trouble_is_its_own_error(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("a.jpg", "b.jpg"):
+        s3.put(key, b"1")
+    source = open_source(s3.url)
+    assert source.selects("out.jpg")
+    assert not source.selects("out/parts/x")
+    whole = S3FileSystem._call_s3
+
+    async def failing(self: S3FileSystem, method: str, *rest: Any, **options: Any) -> Any:
+        if options.get("Key") == "a.jpg":
+            raise OSError(5, "We have a problem") from ClientError({"Error": {"Code": "InternalError"}}, "GetObject")
+        return await whole(self, method, *rest, **options)
+
+    monkeypatch.setattr(S3FileSystem, "_call_s3", failing)
+    a, b = sorted(source.list(), key=lambda entry: entry.path)
+    with pytest.raises(UnreadableError, match="We have a problem"):
+        source.read(a, 10)
+    assert source.read(b, 10) == b"1"
+
+
+def test_being_stopped_is_no_trouble_of_the_input(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scoring import s3_files
+
+    source = open_source(s3.url)
+
+    def stop(*arguments: object) -> None:
+        raise StoppedError("stopped")
+
+    monkeypatch.setattr(s3_files, "list_page", stop)
+    with pytest.raises(StoppedError):
         list(source.list())
 
 

@@ -73,6 +73,19 @@ def test_what_exists_as_it_is_written_is_no_glob(tree: Path) -> None:
     assert paths(open_source(f"{tree}/a*.jpg")) == ["a*.jpg"]
 
 
+def test_what_a_source_would_select(tree: Path) -> None:
+    def selected(source: Source) -> list[str]:
+        return [path for path in ("o.jpg", "x/o.jpg", "o.txt", ".o/a.jpg", "o/.a.jpg", "") if source.selects(path)]
+
+    assert selected(open_source(str(tree))) == ["o.jpg", "o.txt"]
+    assert selected(pickle.loads(pickle.dumps(open_source(str(tree), recursive=True)))) == ["o.jpg", "x/o.jpg", "o.txt"]
+    assert selected(open_source(str(tree), recursive=True, include=["*.jpg"])) == ["o.jpg", "x/o.jpg"]
+    assert selected(open_source(f"{tree}/x*/*.jpg")) == ["x/o.jpg"]
+    assert selected(open_source(f"{tree}/a.jpg")) == []
+    (tree / "list.txt").write_text("o.jpg\n")
+    assert selected(open_source(str(tree / "list.txt"))) == []
+
+
 def test_one_picture(tree: Path) -> None:
     source = open_source(f"{tree}/x/a.jpg")
     assert (source.root, paths(source)) == (f"{tree}/x", ["a.jpg"])

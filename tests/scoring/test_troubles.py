@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 
 import aiohttp
 import botocore.exceptions
@@ -13,6 +14,11 @@ def of_s3(code: str) -> BaseException:
     """As s3fs raises it: the exception of botocore is the cause of one of Python's own."""
     error = OSError(errno.EIO, "of S3")
     error.__cause__ = botocore.exceptions.ClientError({"Error": {"Code": code, "Message": "of S3"}}, "GetObject")
+    return error
+
+
+def because(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
     return error
 
 
@@ -44,6 +50,13 @@ class _WebError(Exception):
         (ConnectionResetError(), Trouble.PASSING),
         (TimeoutError(), Trouble.PASSING),
         (_WebError(502), Trouble.PASSING),
+        (_WebError(429), Trouble.PASSING),
+        (_WebError(408), Trouble.PASSING),
+        (of_s3("TooManyRequests"), Trouble.PASSING),
+        (socket.gaierror(socket.EAI_AGAIN, "x"), Trouble.PASSING),
+        (OSError(errno.EHOSTUNREACH, "x"), Trouble.PASSING),
+        (because(FileNotFoundError("x"), ConnectionRefusedError()), Trouble.PASSING),
+        (because(FileNotFoundError("x"), _WebError(503)), Trouble.PASSING),
         (_WebError(404), Trouble.MISSING),
         (_WebError(401), Trouble.FORBIDDEN),
         (FileNotFoundError(), Trouble.MISSING),

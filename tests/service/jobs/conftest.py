@@ -68,6 +68,50 @@ def jobs_client(**settings: object) -> TestClient:
     return TestClient(build_edge(made, app, ApiKeys(made.api_keys_file), admission))
 
 
+_watchers: list[Callable[[str], None]] = []
+
+
+def _tell_watchers(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "open":
+        for watcher in list(_watchers):
+            watcher(str(arguments[0]))
+
+
+@pytest.fixture(scope="session")
+def audited() -> None:
+    """Hear of every file that this process opens; Python takes no hook away again."""
+    sys.addaudithook(_tell_watchers)
+
+
+@pytest.fixture
+def opened(audited: None) -> Iterator[list[str]]:
+    """The files that were opened since the test began."""
+    found: list[str] = []
+    _watchers.append(found.append)
+    yield found
+    _watchers.remove(found.append)
+
+
+@pytest.fixture
+def on_open(audited: None) -> Iterator[Callable[[str, Callable[[], object]], None]]:
+    """Do something just before a file is opened for the first time: `on_open(path, act)`."""
+    added: list[Callable[[str], None]] = []
+
+    def on_open(path: str, act: Callable[[], object]) -> None:
+        def watch(opened: str) -> None:
+            if opened == path:
+                _watchers.remove(watch)
+                added.remove(watch)
+                act()
+
+        _watchers.append(watch)
+        added.append(watch)
+
+    yield on_open
+    for watch in added:
+        _watchers.remove(watch)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> JobStore:
     """An empty folder of jobs."""

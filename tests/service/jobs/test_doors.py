@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from starlette.testclient import TestClient
 
+from service.jobs.doors import DOWNLOADS_AT_ONCE
 from service.jobs.records import JobState
 from service.jobs.store import JobStore
+from service.jobs.worker import Worker
+from service.settings import Settings
 from tests.service.jobs.conftest import jobs_client, request_for
 from tests.service.problem_checks import check_problem
 
@@ -33,7 +42,13 @@ def client(photos: Path, tmp_path: Path) -> TestClient:
 def shared(photos: Path, tmp_path: Path) -> TestClient:
     """With API keys."""
     (tmp_path / "keys").write_text(KEYS)
-    return jobs_client(scoring_roots=(str(photos),), jobs_dir=tmp_path / "jobs", api_keys_file=tmp_path / "keys")
+    return jobs_client(
+        scoring_roots=(str(photos),),
+        jobs_dir=tmp_path / "jobs",
+        api_keys_file=tmp_path / "keys",
+        max_jobs_per_caller=2,
+        max_finished_jobs=3,
+    )
 
 
 def _create(client: TestClient, name: str = "", **body: Any) -> dict[str, Any]:
@@ -123,6 +138,52 @@ def test_unfinished_jobs_are_bounded(client: TestClient, store: JobStore) -> Non
     assert client.post("/v1/jobs", json={"input": "photos"}).status_code == 202
 
 
+def test_one_caller_leaves_room_for_the_others(shared: TestClient, store: JobStore) -> None:
+    first = _create(shared, "a")
+    _create(shared, "a")
+
+    check_problem(shared.post("/v1/jobs", json={"input": "photos"}, headers=_as("a")), 429, "overloaded")
+    _create(shared, "b")
+    _set(store, first["id"], state="failed")
+    _create(shared, "a")
+
+
+def test_finished_jobs_are_bounded_and_none_is_removed_unasked(shared: TestClient, store: JobStore) -> None:
+    finished = []
+    for state in ("succeeded", "failed", "cancelled"):
+        finished.append(_create(shared, "a")["id"])
+        _set(store, finished[-1], state=state)
+
+    refused = shared.post("/v1/jobs", json={"input": "photos"}, headers=_as("a"))
+    check_problem(refused, 429, "overloaded")
+    assert "remove" in refused.json()["detail"]
+    assert [job["id"] for job in shared.get("/v1/jobs", headers=_as("a")).json()["jobs"]] == finished[::-1]
+    _create(shared, "b")
+
+    assert shared.delete(f"/v1/jobs/{finished[0]}", headers=_as("a")).status_code == 204
+    _create(shared, "a")
+
+
+def test_a_list_reads_the_files_of_its_page_only(
+    shared: TestClient, store: JobStore, tmp_path: Path, opened: list[str]
+) -> None:
+    of_a, of_b = (
+        [request_for("photos", caller=name, id=f"202611{day}T00000000{n}Z-{'0' * 16}") for n in range(5)]
+        for name, day in (("a", 20), ("b", 21))
+    )
+    for request in (*of_a, *of_b):
+        store.add(request)
+    page = {"limit": 2}
+    first = shared.get("/v1/jobs", params=page, headers=_as("a")).json()
+    opened.clear()
+
+    assert shared.get("/v1/jobs", params=page, headers=_as("a")).json() == first
+
+    assert [job["id"] for job in first["jobs"]] == [of_a[4].id, of_a[3].id]
+    read = {Path(path).parent.name for path in opened if path.startswith(str(tmp_path / "jobs"))}
+    assert read == {of_a[4].id, of_a[3].id}
+
+
 def test_without_roots_jobs_are_listed_and_none_is_taken(tmp_path: Path, store: JobStore) -> None:
     request = request_for("photos")
     store.add(request)
@@ -199,6 +260,50 @@ def test_a_job_in_work_is_asked_to_end(client: TestClient, store: JobStore) -> N
         assert lease.cancelled
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+def test_a_waiting_job_is_cancelled_on_a_full_disk(photos: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], check=False)
+    if mount.returncode:
+        pytest.skip("may not mount")
+    try:
+        client = jobs_client(scoring_roots=(str(photos),), jobs_dir=disk / "jobs")
+        job = _create(client)
+        with suppress(OSError), (disk / "ballast").open("wb", buffering=0) as ballast:
+            while ballast.write(b"x" * 4096):
+                pass
+
+        response = client.delete(f"/v1/jobs/{job['id']}")
+
+        assert response.status_code == 202, response.text
+        assert (response.json()["state"], response.json()["cancelling"]) == ("queued", True)
+        (disk / "ballast").unlink()
+        settings = Settings(scoring_roots=(str(photos),))
+        assert Worker(settings, JobStore(disk / "jobs"), lambda: False).work_once()
+        assert client.get(f"/v1/jobs/{job['id']}").json()["state"] == "cancelled"
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_job_that_is_cancelled_while_it_waits_is_counted_and_logged(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = _create(client)
+    n_before = _n_cancelled()
+
+    with caplog.at_level(logging.INFO, logger="service.jobs"):
+        client.delete(f"/v1/jobs/{job['id']}")
+
+    assert _n_cancelled() == n_before + 1
+    (line,) = [record for record in caplog.records if record.message == "job ends"]
+    assert (line.job, line.state) == (job["id"], "cancelled")  # type: ignore[attr-defined]
+
+
+def _n_cancelled() -> float:
+    return REGISTRY.get_sample_value("mien_job_seconds_count", {"state": "cancelled"}) or 0.0
+
+
 def test_a_failed_job_says_why(client: TestClient, store: JobStore) -> None:
     job = _create(client)
     _set(store, job["id"], state="failed", error_code="input_error", error_detail="gone")
@@ -213,6 +318,39 @@ def test_results_that_are_missing_are_a_fault_of_ours(client: TestClient, store:
 
     check_problem(client.get(f"/v1/jobs/{job['id']}/results"), 500, "internal")
     check_problem(client.get(f"/v1/jobs/{job['id']}/results?format=xml"), 400, "invalid_request")
+
+
+def test_results_that_are_removed_while_they_are_looked_up_are_those_of_no_job(
+    client: TestClient, store: JobStore, tmp_path: Path, on_open: Callable[[str, Callable[[], object]], None]
+) -> None:
+    job = _create(client)
+    _set(store, job["id"], state="succeeded")
+    folder = tmp_path / "jobs" / job["id"]
+    (folder / "output").mkdir()
+    for name in ("_SUCCESS", "summary.json", "manifest.json"):
+        (folder / "output" / name).write_bytes(b"{}")
+    on_open(str(folder / "output" / "manifest.json"), lambda: folder.rename(tmp_path / "jobs" / ".gone-1"))
+
+    check_problem(client.get(f"/v1/jobs/{job['id']}/results"), 404, "job_not_found")
+
+
+def test_downloads_are_bounded(client: TestClient, store: JobStore, tmp_path: Path) -> None:
+    job = _create(client)
+    _set(store, job["id"], state="succeeded")
+    output = tmp_path / "jobs" / job["id"] / "output"
+    output.mkdir()
+    for name, content in (("_SUCCESS", ""), ("summary.json", "{}"), ("manifest.json", '{"parts": []}')):
+        (output / name).write_text(content)
+    app: Any = client.app
+    downloads = app.state.job_desk.downloads
+    for _ in range(DOWNLOADS_AT_ONCE):
+        downloads.take()
+
+    check_problem(client.get(f"/v1/jobs/{job['id']}/results?format=csv"), 429, "overloaded")
+    downloads.give_back()
+
+    for _ in range(2):
+        assert client.get(f"/v1/jobs/{job['id']}/results?format=csv").status_code == 200
 
 
 def test_callers_see_their_own_jobs_only(shared: TestClient, store: JobStore) -> None:

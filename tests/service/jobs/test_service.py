@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.client import AsyncClient, Client, MienError, RequestError
+from service.jobs.store import JobStore
 from tests.service.jobs.conftest import N_PICTURES, WAIT_S, until
 from tests.service.server_process import RunningService, running_service
 
@@ -154,14 +157,22 @@ def test_a_running_job_is_cancelled_over_http_and_kept_until_it_is_removed(servi
 def test_metrics_and_log_tell_of_jobs(service: RunningService, job_id: str) -> None:
     text = httpx.get(f"{service.url}/metrics", headers={"X-API-Key": "key-of-team-a-0001"}, timeout=WAIT_S).text
 
-    assert 'mien_jobs{state="succeeded"}' in text
     assert 'mien_job_files_total{status="error"}' in text
     assert 'mien_job_seconds_count{state="succeeded"}' in text
     assert job_id not in text
+    with _client(service) as mien:
+        until(lambda: _counted(service) == Counter(job.state for job in mien.jobs().jobs), "jobs are counted wrong")
+    assert _counted(service)["succeeded"] >= 1
     log = service.log_path.read_text()
     assert f'"job": "{job_id}"' in log
     assert "job begins" in log
     assert "job ends" in log
+
+
+def _counted(service: RunningService) -> Counter[str]:
+    text = httpx.get(f"{service.url}/metrics", headers={"X-API-Key": "key-of-team-a-0001"}, timeout=WAIT_S).text
+    found = re.findall(r'^mien_jobs\{state="([a-z]+)"\} ([0-9.]+)$', text, re.MULTILINE)
+    return +Counter({state: int(float(n)) for state, n in found})
 
 
 def test_waiting_ends_when_the_time_is_over(service: RunningService) -> None:
@@ -177,11 +188,14 @@ def test_a_service_that_ends_in_the_middle_goes_on_after_its_restart(start: Star
     # Two services may not share a state folder.
     settings = {"MIEN_STATE_DIR": str(service.log_path.parent.parent / "other")}
     with start(**settings) as first, _client(first) as mien:
-        job = mien.create_job("slow/many", include=["00[01]*"])
+        job = mien.create_job("slow/many", include=["00[0-3]*"])
         until(lambda: mien.job(job.id).progress.files_done > 20, "nothing is scored")
         _jobs_process(first).kill()
         until(lambda: mien.job(job.id).progress.files_resumed > 0, "the next process does not go on")
     assert '"clean": true' in first.log_path.read_text()
+    left = JobStore(Path(settings["MIEN_STATE_DIR"]) / "jobs").find(job.id)
+    assert left is not None
+    assert (left.state.state, left.state.n_attempts) == ("queued", 0)
     with start(**settings) as second, _client(second) as mien:
         done = mien.wait_for_job(job.id, wait_s=WAIT_S, poll_s=0.2)
-        assert (done.state, done.progress.files_done) == ("succeeded", 200)
+        assert (done.state, done.progress.files_done) == ("succeeded", 400)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from service.jobs.records import JobState
+from service.jobs.records import JobState, Standing
 from service.jobs.store import JobStore
 from tests.service.jobs.conftest import request_for
 from tests.service.server_process import REPOSITORY
@@ -46,12 +49,12 @@ def test_a_job_is_found_as_it_was_added(store: JobStore) -> None:
     assert job is not None
     assert (job.request, job.state, job.cancelling) == (request, JobState(), False)
     assert store.ids() == [request.id]
-    assert store.counts() == {"queued": 1}
+    assert store.standings() == {request.id: Standing("queued")}
 
 
 def test_no_folder_is_no_job(store: JobStore) -> None:
     assert store.ids() == []
-    assert store.counts() == {}
+    assert store.standings() == {}
     assert store.find(request_for("x").id) is None
 
 
@@ -104,16 +107,20 @@ def test_a_removed_job_has_no_lease_even_for_who_waited_at_its_file(store: JobSt
     assert store.ids() == []
 
 
-def test_states_are_counted_and_final_ones_stay(store: JobStore) -> None:
+def test_standings_come_oldest_first_and_final_ones_stay(store: JobStore) -> None:
+    expected = {}
     for state in ("queued", "running", "succeeded", "failed", "cancelled"):
         request = request_for("x")
         store.add(request)
         with store.lease(request.id, "me") as lease:
             assert lease is not None
-            lease.write(replace(lease.state(), state=state))  # type: ignore[arg-type]
+            lease.write(replace(lease.state(), state=state, not_before_s=7.0))  # type: ignore[arg-type]
+        expected[request.id] = (state, 7.0)
 
-    assert store.counts() == dict.fromkeys(("queued", "running", "succeeded", "failed", "cancelled"), 1)
-    assert store.counts() == store.counts()
+    for _ in range(2):
+        found = store.standings()
+        assert list(found) == list(expected)
+        assert {job_id: (each.state, each.not_before_s) for job_id, each in found.items()} == expected
 
 
 def test_the_mark_to_cancel_is_seen_until_the_job_ends(store: JobStore) -> None:
@@ -156,3 +163,84 @@ def test_what_a_crash_left_is_removed_at_the_start(store: JobStore, tmp_path: Pa
     # One that is being made just now is left alone.
     assert {path.name for path in (tmp_path / "jobs").iterdir()} == {request.id, ".new-2"}
     assert (tmp_path / "jobs").stat().st_mode & 0o077 == 0
+
+
+def test_callers_are_known_of_jobs_that_are_there(store: JobStore, tmp_path: Path) -> None:
+    of_team, of_nobody, damaged = request_for("x", caller="team"), request_for("x"), request_for("x", caller="team")
+    for request in (of_team, of_nobody, damaged):
+        store.add(request)
+    (tmp_path / "jobs" / damaged.id / "job.json").write_bytes(b"{")
+
+    assert [store.caller_of(each.id) for each in (of_team, of_nobody, damaged)] == ["team", None, None]
+    with store.lease(of_team.id, "me") as lease:
+        assert lease is not None
+        store.remove(lease)
+    assert store.caller_of(of_team.id) is None
+
+
+def test_a_job_that_cannot_be_read_is_passed_over_and_logged_once(
+    store: JobStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad_state, bad_request = (request_for("x") for _ in range(3))
+    for request in (good, bad_state, bad_request):
+        store.add(request)
+    (tmp_path / "jobs" / bad_state.id / "state.json").mkdir()
+    (tmp_path / "jobs" / bad_request.id / "job.json").unlink()
+    (tmp_path / "jobs" / bad_request.id / "job.json").mkdir()
+    no_folder = request_for("x").id
+    (tmp_path / "jobs" / no_folder).write_bytes(b"")
+
+    with caplog.at_level(logging.ERROR, logger="service.jobs.store"):
+        for _ in range(2):
+            assert set(store.standings()) == {good.id, bad_request.id}
+            assert [store.find(each) for each in (bad_state.id, bad_request.id, no_folder)] == [None] * 3
+
+    assert sorted(record.job for record in caplog.records) == sorted(  # type: ignore[attr-defined]
+        [bad_state.id, bad_request.id, no_folder]
+    )
+    assert store.find(good.id) is not None
+
+
+def test_a_job_that_is_removed_while_it_is_looked_up_is_not_found(
+    store: JobStore, tmp_path: Path, on_open: Callable[[str, Callable[[], object]], None]
+) -> None:
+    request = request_for("x")
+    store.add(request)
+    with store.lease(request.id, "me") as lease:
+        assert lease is not None
+        lease.write(JobState("succeeded"))
+    folder = tmp_path / "jobs" / request.id
+    on_open(str(folder / "state.json"), lambda: folder.rename(tmp_path / "jobs" / ".gone-1"))
+
+    assert store.find(request.id) is None
+    assert not folder.exists()
+
+
+def test_a_job_whose_folder_cannot_be_synced_is_there_all_the_same(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.make()
+    jobs, sync = (tmp_path / "jobs").stat().st_ino, os.fsync
+
+    def failing(descriptor: int) -> None:
+        if os.fstat(descriptor).st_ino == jobs:
+            raise OSError("the disk is away")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    request = request_for("x")
+
+    store.add(request)
+
+    assert store.ids() == [request.id]
+    assert "the disk is away" in caplog.text
+
+
+def test_an_owner_that_cannot_be_written_does_not_cost_the_lease(store: JobStore, tmp_path: Path) -> None:
+    request = request_for("x")
+    store.add(request)
+    # Takes a lock, and no bytes: like a full disk.
+    (tmp_path / "jobs" / request.id / "lease").symlink_to("/dev/full")
+
+    with store.lease(request.id, "me") as lease:
+        assert lease is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from scoring.tally import Tally
 from service.jobs.records import FINISHED, JobState
 from service.jobs.store import JobStore
-from service.jobs.worker import MAX_ATTEMPTS, Worker
+from service.jobs.worker import MAX_ATTEMPTS, MAX_PUT_OFFS, Worker
 from service.settings import Settings
 from tests.scoring.conftest import s3, s3_server  # noqa: F401
 from tests.scoring.s3 import S3
@@ -276,6 +278,135 @@ def test_an_input_that_went_away_midway_is_tried_again(store: JobStore, tmp_path
     assert (state.state, state.error_code) == ("queued", "input_error")
     # Not at once.
     assert not worker.work_once()
+
+
+def _input_that_is_away(store: JobStore, root: Path, **state: Any) -> str:
+    """A job with a part done, or put off before, whose input is not there."""
+    root.mkdir()
+    request = request_for("photos/may")
+    store.add(request)
+    with store.lease(request.id, "before") as lease:
+        assert lease is not None
+        lease.write(JobState(**{"started_s": 1.0, "n_put_off": 1, **state}))
+    return request.id
+
+
+def test_an_input_may_be_away_for_many_tries_and_then_come_back(
+    store: JobStore, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = _input_that_is_away(store, tmp_path / "photos")
+    monkeypatch.setattr("service.jobs.worker.RETRY_S", 0.0)
+    worker = _in_process(store, tmp_path / "photos")
+
+    for _ in range(MAX_ATTEMPTS + 2):
+        assert worker.work_once()
+    state = _state(store, job_id)
+    assert (state.state, state.error_code, state.n_attempts, state.n_put_off) == (
+        "queued",
+        "input_error",
+        0,
+        MAX_ATTEMPTS + 3,
+    )
+
+    shutil.copytree(pictures / "may", tmp_path / "photos" / "may")
+    assert worker.work_once()
+    assert _state(store, job_id).state == "succeeded"
+
+
+def test_a_job_that_was_put_off_waits_for_every_replica_and_for_no_wrong_clock(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = _input_that_is_away(store, tmp_path / "photos")
+    assert _in_process(store, tmp_path / "photos").work_once()
+
+    replica = _in_process(JobStore(tmp_path / "jobs"), tmp_path / "photos")
+    assert not replica.work_once()
+
+    with store.lease(job_id, "a replica whose clock is an hour ahead") as lease:
+        assert lease is not None
+        state = lease.state()
+        assert state.not_before_s is not None
+        lease.write(replace(state, not_before_s=state.not_before_s + 3600))
+    assert replica.work_once()
+    assert _state(store, job_id).n_put_off == 3
+
+
+def test_a_job_is_not_put_off_for_ever(store: JobStore, tmp_path: Path) -> None:
+    job_id = _input_that_is_away(store, tmp_path / "photos", n_put_off=MAX_PUT_OFFS)
+
+    assert _in_process(store, tmp_path / "photos").work_once()
+
+    assert (_state(store, job_id).state, _state(store, job_id).error_code) == ("failed", "input_error")
+
+
+def test_a_request_that_cannot_be_read_is_no_attempt(store: JobStore, tmp_path: Path, pictures: Path) -> None:
+    request = request_for("photos/may", include=("0000*",))
+    store.add(request)
+    file = tmp_path / "jobs" / request.id / "job.json"
+    file.rename(file.with_name("kept"))
+    file.mkdir()
+
+    assert _in_process(store, pictures).work_once()
+
+    with store.lease(request.id, "me") as lease:
+        assert lease is not None
+        assert (lease.state().state, lease.state().n_attempts, lease.state().n_put_off) == ("queued", 0, 1)
+
+
+def test_callers_take_turns(store: JobStore, pictures: Path, empty_store: Path) -> None:
+    # Jobs that fail at once, as nobody has their model.
+    requests = [request_for("photos/may", caller=caller, model="nobody:1") for caller in ("a", "a", "a", "b", "c", "b")]
+    for request in requests:
+        store.add(request)
+    worker = _in_process(store, pictures)
+
+    done: list[str] = []
+    while worker.work_once():
+        done += [each.id for each in requests if _state(store, each.id).finished and each.id not in done]
+
+    first, second, third, of_b, of_c, late_of_b = (request.id for request in requests)
+    assert done == [first, of_b, of_c, second, late_of_b, third]
+
+
+def test_a_folder_that_cannot_be_used_does_not_stop_the_others(
+    store: JobStore, tmp_path: Path, pictures: Path, empty_store: Path
+) -> None:
+    no_lease, bad_state, good = (request_for("photos/may", model="nobody:1") for _ in range(3))
+    for request in (no_lease, bad_state, good):
+        store.add(request)
+    (tmp_path / "jobs" / no_lease.id / "lease").mkdir()
+    (tmp_path / "jobs" / bad_state.id / "state.json").mkdir()
+    (tmp_path / "jobs" / request_for("x").id).write_bytes(b"")
+    worker = _in_process(store, pictures)
+
+    while worker.work_once():
+        pass
+
+    assert _state(store, good.id).state == "failed"
+    assert _state(store, no_lease.id).state == "queued"
+
+
+def test_jobs_are_counted_while_one_runs(store: JobStore, pictures: Path) -> None:
+    running, waiting = request_for("photos/may", include=("0000*",)), request_for("photos/may")
+    store.add(running)
+    counted: list[tuple[float | None, float | None]] = []
+
+    def stopping() -> bool:
+        if len(store.ids()) == 1:
+            store.add(waiting)
+        counted.append((_counted("running"), _counted("queued")))
+        return False
+
+    worker = Worker(Settings(scoring_roots=(str(pictures),)), store, stopping)
+
+    assert worker.work_once()
+
+    assert counted[-1] == (1, 1)
+    assert (_counted("succeeded"), _counted("running"), _counted("queued")) == (1, 0, 1)
+
+
+def _counted(state: str) -> float | None:
+    return REGISTRY.get_sample_value("mien_jobs", {"state": state})
 
 
 def test_a_prefix_of_a_bucket_is_scored_and_nothing_beside_it(
