@@ -38,7 +38,7 @@ def test_the_bento_holds_the_source_and_the_models_and_no_torch(home: Path) -> N
 
 
 def test_the_bento_serves(home: Path, astronaut_png: bytes, tmp_path: Path) -> None:
-    with running_service(home, "bentoml", "serve", "mien:test", cwd=tmp_path) as service:
+    with running_service(home, "bentoml", "serve", "mien:test", cwd=tmp_path, MIEN_DETECTOR_WORKERS="1") as service:
         response = httpx.post(f"{service.url}/v1/analyze", content=astronaut_png, timeout=30)
     assert response.status_code == 200
     (face,) = response.json()["faces"]

@@ -26,7 +26,11 @@ def test_every_python_block_runs_and_finds_the_face(
         block for document in DOCUMENTS for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.S)
     ]
     assert len(blocks) >= 5
-    roots = {"MIEN_SCORING_ROOTS": str(tmp_path / "photos"), "MIEN_JOBS_DIR": str(tmp_path / "jobs")}
+    roots = {
+        "MIEN_SCORING_ROOTS": str(tmp_path / "photos"),
+        "MIEN_JOBS_DIR": str(tmp_path / "jobs"),
+        "MIEN_JOB_NICENESS": "0",
+    }
     with running_service(home, MIEN_DETECTOR_WORKERS="1", **roots) as service:
         for block in blocks:
             block = block.replace("photo.jpg", str(photo)).replace("http://127.0.0.1:3000", service.url)

@@ -63,8 +63,8 @@ def assert_footprint(measured: dict[str, Any], n: int, grown_since: int) -> None
 
 
 def test_a_few_hundred_pictures_fill_the_memory_and_load_and_compile_nothing(measure: Measure) -> None:
-    measured = measure(300)
-    assert_footprint(measured, 300, grown_since=100)
+    measured = measure(150)
+    assert_footprint(measured, 150, grown_since=50)
     assert (measured["compiled_until_the_first_result"], measured["compiled_later"]) == (0, 0)
 
 

@@ -43,6 +43,7 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_a_node_that_is_killed_midway(cluster: Any, tmp_path: Path) -> None:
     import ray
 

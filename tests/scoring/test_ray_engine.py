@@ -151,6 +151,7 @@ class TestWithRay:
         assert progress.scored_tally.errors == Counter(errors.values())
         assert progress.n_ticks > 0
 
+    @pytest.mark.slow
     def test_same_bytes_from_a_bucket_to_a_bucket(self, s3: S3, tmp_path: Path) -> None:
         make_folder(tmp_path / "in", 24, broken_every=6)
         for file in (tmp_path / "in").rglob("*.jpg"):
@@ -176,6 +177,7 @@ class TestWithRay:
         assert total(records).errors == {"worker_died": 2, "internal": 1, "corrupt_image": 1}
         assert len({note.parent for note in notes.read()}) == 1, "no actor died with its worker"
 
+    @pytest.mark.slow
     def test_an_actor_that_dies_is_replaced(self, tmp_path: Path) -> None:
         parts = named_parts(f"ok-{index}" for index in range(80))
         output = make_output(tmp_path / "ray")

@@ -109,6 +109,7 @@ def test_one_face_with_seven_probabilities_by_form_and_by_raw_body(
         assert overlap((box["left"], box["top"], box["right"], box["bottom"]), ASTRONAUT_BOX) > 0.6
 
 
+@pytest.mark.parametrize("service", ["served", pytest.param("served_fake", marks=pytest.mark.slow)], indirect=True)
 def test_two_thousand_requests_of_many_clients_get_the_answers_of_single_ones(
     service: RunningService, pictures: dict[str, bytes]
 ) -> None:

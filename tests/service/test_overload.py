@@ -24,6 +24,7 @@ def impatient(store: Path, tmp_path_factory: pytest.TempPathFactory):
         yield service
 
 
+@pytest.mark.slow
 def test_ten_times_the_sustainable_load_is_answered_with_200_and_429_in_bounded_memory(impatient) -> None:
     result = measure(impatient, composite_scene(640, 480, 6).jpeg, SECONDS, queue_bound_s=0.5)
 

@@ -243,6 +243,7 @@ def test_requests_under_way_at_the_end_are_answered_and_new_ones_refused(
     assert not any(worker.is_running() for worker in workers)
 
 
+@pytest.mark.slow
 def test_a_request_that_never_ends_is_cut_off_after_the_grace_time(
     start: Callable[..., RunningService], astronaut_png: bytes
 ) -> None:
@@ -271,6 +272,7 @@ def test_a_second_signal_ends_the_grace_time(start: Callable[..., RunningService
     assert request.finish() == b""
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_supervisor_and_the_next_one_takes_over_its_folder(
     start: Callable[..., RunningService], tmp_path: Path, faceless_png: bytes
 ) -> None:

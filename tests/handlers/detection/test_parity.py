@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,7 @@ def assert_parity(comparisons: Sequence[Comparison]) -> None:
 
 
 def test_default_engine_finds_the_references_faces(store: Path, reference_faces: ReferenceFaces) -> None:
-    pictures = chain(astronaut_and_composites(EVERY), photographs())
+    pictures = chain(astronaut_and_composites(EVERY), islice(photographs(), 0, None, 3))
     assert_parity(compare_all(load_detector(), reference_faces, pictures))
 
 
