@@ -62,9 +62,9 @@ def assert_footprint(measured: dict[str, Any], n: int, grown_since: int) -> None
     assert resident[n] - resident[grown_since] <= MAX_GROWTH_MIB
 
 
-def test_two_hundred_pictures_fill_the_memory_and_load_and_compile_nothing(measure: Measure) -> None:
-    measured = measure(200)
-    assert_footprint(measured, 200, grown_since=100)
+def test_a_few_hundred_pictures_fill_the_memory_and_load_and_compile_nothing(measure: Measure) -> None:
+    measured = measure(300)
+    assert_footprint(measured, 300, grown_since=100)
     assert (measured["compiled_until_the_first_result"], measured["compiled_later"]) == (0, 0)
 
 

@@ -43,7 +43,8 @@ async def _traffic_through_the_end(service: RunningService, picture: bytes, kept
     return outcomes
 
 
-@pytest.mark.parametrize("kept_alive", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_faults shows the same of a service with its runners
+@pytest.mark.parametrize("kept_alive", [True, False])
 def test_no_request_is_lost_when_the_service_ends_under_load(
     tmp_path: Path, astronaut_png: bytes, kept_alive: bool
 ) -> None:
