@@ -1,10 +1,13 @@
-"""How many processor cores this process may use."""
+"""How many processor cores this process may use, and how to keep libraries to one."""
 
 from __future__ import annotations
 
 import math
 import os
 from pathlib import Path
+
+ONE_THREAD_EACH = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""Environment of a process among several that share the cores: libraries that compute take one thread each."""
 
 
 def usable_cores() -> int:

@@ -14,12 +14,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
+from handlers.cores import ONE_THREAD_EACH
 from scoring.crew_channel import CrewEnd
 from scoring.crew_worker import N_NOTES
 
 logger = logging.getLogger(__name__)
 
-_MATH_LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PRINTED_BYTES = 8192
 _KILL_PATIENCE_S = 2.0
 
@@ -131,4 +131,4 @@ def _shared_file() -> IO[bytes]:
 
 def _environment(ours: Mapping[str, str], import_path: Sequence[str]) -> dict[str, str]:
     folders = os.pathsep.join(folder or os.getcwd() for folder in import_path)  # noqa: PTH109
-    return {**ours, "PYTHONPATH": folders, **dict.fromkeys(_MATH_LIBRARIES, "1")}
+    return {**ours, "PYTHONPATH": folders, **ONE_THREAD_EACH}

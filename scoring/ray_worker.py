@@ -17,6 +17,7 @@ from scoring.config import RunConfig
 from scoring.crew import Crew, ScorerLike
 from scoring.engine import PartRecord
 from scoring.errors import EngineError, OutputError, ScoringError
+from scoring.formats import part_name
 from scoring.output import Output
 from scoring.parts import Part
 from scoring.tally import Tally
@@ -78,7 +79,7 @@ class PartScorer:
     def _standing(self, part: Part) -> PartRecord | None:
         """The record of a part whose file stands although nobody knows: its actor was lost between file and answer."""
         try:
-            return standing_record(part, self._config, self._output)
+            return standing_record(part_name(part, self._config.format), len(part.entries), self._config, self._output)
         except OutputError:
             return None  # as good as always it is not there; if it is the output that is gone, writing will say so
 

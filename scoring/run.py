@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from scoring.config import RunConfig
 from scoring.engine import Engine, PartRecord, Progress
-from scoring.errors import TRANSIENT, InputError, OptionsError
+from scoring.errors import TRANSIENT, EngineError, InputError, OptionsError
 from scoring.formats import part_name
 from scoring.listing import Listing, sorted_listing
 from scoring.output import LOCK, MANIFEST, PARTS, SUCCESS, SUMMARY, Output
@@ -78,14 +78,12 @@ def run(job: ScoringJob, engine: Engine, progress: Progress) -> RunResult:
     """
     _refuse_output_in_input(job)
     job.output.prepare()
-    with (
-        job.output.lock(shared=job.shard is not None),
-        closing(prefetched(job.source.list(), progress.tick)) as entries,
-        sorted_listing(entries, on_progress=lambda n: progress.listed(n, done=False)) as listing,
-    ):
+    with job.output.lock(shared=job.shard is not None), ExitStack() as opened:
+        _refuse_other_input(job)
+        entries = opened.enter_context(closing(prefetched(job.source.list(), progress.tick)))
+        listing = opened.enter_context(sorted_listing(entries, on_progress=lambda n: progress.listed(n, done=False)))
         if not listing.n_entries:
             raise InputError(f"nothing to score in {job.source.root}")
-        _refuse_other_input(job)
         return _Run(job, listing, progress).carry_out(engine)
 
 
@@ -113,12 +111,22 @@ def _refuse_other_input(job: ScoringJob) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """What the end of a run must know of a part, without its entries."""
+
+    name: str
+    n_inputs: int
+    first_path: str
+
+
 class _Run:
     def __init__(self, job: ScoringJob, listing: Listing, progress: Progress) -> None:
         self._job, self._listing, self._progress = job, listing, progress
         remote = job.source.root if "://" in job.source.root else ""
         # A local folder may move: its files keep their times. What lies at another address is another file.
         self._fingerprint = job.config.fingerprint + remote
+        self._plan: list[_Planned] = []
         self._records: dict[str, PartRecord] = {}
         self._n_standing = 0
         self._unfinished = False
@@ -128,6 +136,8 @@ class _Run:
         with closing(engine.score(self._missing(), self._progress)) as records:
             for record in records:
                 self._records[record.name] = record
+        if sum(part.n_inputs for part in self._plan) < self._listing.n_entries:
+            raise EngineError("the engine ended before it had asked for every part")
         tally = Tally()
         for record in self._records.values():
             tally.add(record.tally)
@@ -140,21 +150,25 @@ class _Run:
             self._progress.tick()
             yield part
 
-    def _own_parts(self) -> Iterator[Part]:
-        shard = self._job.shard
-        return (part for part in self._parts() if shard is None or shard.owns(part))
+    def _owns(self, part: Part) -> bool:
+        return self._job.shard is None or self._job.shard.owns(part)
 
     def _n_own_entries(self) -> int:
         if self._job.shard is None:
             return self._listing.n_entries
-        return sum(len(part.entries) for part in self._own_parts())
+        return sum(len(part.entries) for part in self._parts() if self._owns(part))
 
     def _missing(self) -> Iterator[Part]:
-        config, output = self._job.config, self._job.output
-        there = output.part_names()
-        for part in self._own_parts():
-            stands = self._name(part) in there
-            record = standing_record(part, config, output, self._job.retried) if stands else None
+        """The parts to score. Plans all of them on the way: cutting a long listing takes seconds."""
+        config = self._job.config
+        there = self._job.output.part_names()
+        for part in self._parts():
+            planned = _Planned(part_name(part, config.format), len(part.entries), part.entries[0].shown_path)
+            self._plan.append(planned)
+            if not self._owns(part):
+                continue
+            stands = planned.name in there
+            record = self._standing(planned, self._job.retried) if stands else None
             if record is None:
                 self._reopen(again=stands)
                 yield part
@@ -162,6 +176,9 @@ class _Run:
                 self._records[record.name] = record
                 self._n_standing += 1
                 self._progress.standing(record.tally)
+
+    def _standing(self, part: _Planned, retried: Collection[str]) -> PartRecord | None:
+        return standing_record(part.name, part.n_inputs, self._job.config, self._job.output, retried)
 
     def _reopen(self, *, again: bool) -> None:
         """Before a change: nobody may take what follows for a finished output. again: another shard may have finished
@@ -175,18 +192,17 @@ class _Run:
         """Finish the output and return its summary, or None while parts of other shards are missing."""
         output = self._job.output
         there = output.part_names()
-        if any(self._name(part) not in there for part in self._parts()):
+        if any(part.name not in there for part in self._plan):
             return None
-        records: list[tuple[Part, PartRecord]] = []
-        for part in self._parts():
-            record = self._records.get(self._name(part))
-            if record is None:
-                record = standing_record(part, self._job.config, output, retried=())
+        records: list[PartRecord] = []
+        for part in self._plan:
+            self._progress.tick()
+            record = self._records.get(part.name) or self._standing(part, retried=())
             if record is None:
                 return None
-            records.append((Part(part.index, part.fingerprint, part.entries[:1]), record))
-        manifest, summary = self._manifest(records), self._summary([record for _, record in records])
-        stale = there - {record.name for _, record in records}
+            records.append(record)
+        manifest, summary = self._manifest(records), self._summary(records)
+        stale = there - {part.name for part in self._plan}
         if stale or output.finished() != manifest:
             self._reopen(again=True)
             for name in sorted(stale):
@@ -194,7 +210,7 @@ class _Run:
             output.finish(manifest, summary)
         return summary
 
-    def _manifest(self, records: list[tuple[Part, PartRecord]]) -> dict[str, Any]:
+    def _manifest(self, records: list[PartRecord]) -> dict[str, Any]:
         return {
             "schema_version": _MANIFEST_VERSION,
             "input": self._job.source.root,
@@ -204,13 +220,13 @@ class _Run:
             "parts": [
                 {
                     "name": record.name,
-                    "first_path": part.entries[0].shown_path,
+                    "first_path": part.first_path,
                     "n_inputs": record.tally.n_inputs,
                     "n_rows": record.n_rows,
                     "sha256": record.sha256,
                     "size_bytes": record.size_bytes,
                 }
-                for part, record in records
+                for part, record in zip(self._plan, records, strict=True)
             ],
         }
 
@@ -236,6 +252,3 @@ class _Run:
             "emotions": {label: tally.emotions[label] for label in config.labels},
             "errors": dict(sorted(tally.errors.items())),
         }
-
-    def _name(self, part: Part) -> str:
-        return part_name(part, self._job.config.format)

@@ -36,22 +36,21 @@ def write_scored(
 
 
 def standing_record(
-    part: Part, config: RunConfig, output: Output, retried: Collection[str] = RETRIABLE
+    name: str, n_inputs: int, config: RunConfig, output: Output, retried: Collection[str] = RETRIABLE
 ) -> PartRecord | None:
-    """The record of a part whose file stands already, or None when it has to be made again.
+    """The record of a part whose file stands already under `name`, or None when it has to be made again.
 
     That is so when the file is not the whole part (and a warning says so), and when it has inputs that failed with one
     of the codes in `retried`. Reads the file. Raises OutputError when it cannot be had.
     """
-    name = part_name(part, config.format)
     data = output.read_part(name)
     try:
         tally, n_rows = tally_of(data, config.format)
     except OutputError as error:
         _logger.warning("%s has to be made again: %s", name, error)
         return None
-    if tally.n_inputs != len(part.entries):
-        _logger.warning("%s has to be made again: %d inputs of %d", name, tally.n_inputs, len(part.entries))
+    if tally.n_inputs != n_inputs:
+        _logger.warning("%s has to be made again: %d inputs of %d", name, tally.n_inputs, n_inputs)
         return None
     if not tally.errors.keys().isdisjoint(retried):
         return None

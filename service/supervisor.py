@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from handlers.cores import ONE_THREAD_EACH
 from service import lifeline
 from service.listeners import BACKLOG, listen, listen_at, uri_of
 from service.logs import configure_logs
@@ -43,7 +44,6 @@ _RUNNER_GRACE_S = 3.0
 _POLL_S = 0.2
 # Longer than any client of ours keeps an idle connection: the side that closes first decides who may be surprised.
 _KEEP_ALIVE_S = 75
-_MATH_LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 API, JOBS = "api", "jobs"
@@ -277,7 +277,7 @@ def worker_environment(state: StateFolder) -> dict[str, str]:
 
     Inference libraries take one thread a process unless told otherwise, as there are as many processes as cores.
     """
-    environment = {**dict.fromkeys(_MATH_LIBRARIES, "1"), **os.environ, **state.environment()}
+    environment = {**ONE_THREAD_EACH, **os.environ, **state.environment()}
     environment["BENTOML_DO_NOT_TRACK"] = "True"
     environment.pop("BENTOML_CONTAINERIZED", None)
     return environment

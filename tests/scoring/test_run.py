@@ -14,7 +14,7 @@ import pytest
 
 from handlers.errors import ExpiredError, InternalError
 from scoring.config import RunConfig, resolve_config
-from scoring.errors import RETRIABLE, InputError, OptionsError, OutputError, StoppedError, WorkerDiedError
+from scoring.errors import RETRIABLE, EngineError, InputError, OptionsError, OutputError, StoppedError, WorkerDiedError
 from scoring.formats import tally_of
 from scoring.output import Output
 from scoring.parts import Entry, Outcome
@@ -327,6 +327,19 @@ def test_stopping_while_parts_are_taken_over(bench: Bench) -> None:
             Stopping(),
         )
     assert "_SUCCESS" in bench.files()
+
+
+def test_an_engine_that_leaves_parts_out_finishes_nothing(bench: Bench) -> None:
+    source, output = open_source(str(bench.folder), recursive=True), Output(str(bench.out))
+
+    class Early(InProcessEngine):
+        def score(self, parts, progress) -> Iterator[object]:  # type: ignore[no-untyped-def, override]
+            yield from super().score(itertools.islice(parts, 3), progress)
+
+    with pytest.raises(EngineError):
+        run(ScoringJob(source, output, bench.config), Early(source, bench.config, output), bench.progress)
+    assert len(bench.parts) == 3
+    assert "_SUCCESS" not in bench.files()
 
 
 def test_closing_the_engine_is_not_forgotten(bench: Bench) -> None:

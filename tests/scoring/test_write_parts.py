@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from scoring.config import FORMATS, Format
+from scoring.config import FORMATS, Format, RunConfig
+from scoring.engine import PartRecord
 from scoring.errors import OptionsError, OutputError
-from scoring.formats import encode
+from scoring.formats import encode, part_name
 from scoring.output import Output
 from scoring.parts import Outcome, Part
 from scoring.rows import table_of
@@ -46,11 +47,15 @@ def test_parts_and_their_records(output: Output, format: Format):
         assert record.tally == Tally.of(outcomes)
 
 
+def standing(part: Part, config: RunConfig, output: Output) -> PartRecord | None:
+    return standing_record(part_name(part, config.format), len(part.entries), config, output)
+
+
 @every_format
 def test_a_standing_part_has_the_same_record(output: Output, format: Format):
     config = fake_config(format=format)
     records = list(write_scored(PARTS, config, output))
-    assert [standing_record(part, config, output) for part, _ in PARTS] == records
+    assert [standing(part, config, output) for part, _ in PARTS] == records
 
 
 def test_a_part_stands_before_the_next_one_is_asked_for(output: Output):
@@ -97,7 +102,7 @@ def test_a_part_that_was_cut_does_not_stand(output: Output, format: Format, capl
     for length in (0, 1, len(data) // 2, len(data) - 1):
         output.write_part(record.name, data[:length])
         with caplog.at_level(logging.WARNING):
-            assert standing_record(part, config, output) is None
+            assert standing(part, config, output) is None
         assert f"{record.name} has to be made again" in caplog.text
         caplog.clear()
 
@@ -108,7 +113,7 @@ def test_text_that_was_cut_between_two_rows_does_not_stand(output: Output, forma
     [record] = write_scored(PARTS[:1], config, output)
     lines = output.read_part(record.name).splitlines(keepends=True)
     output.write_part(record.name, b"".join(lines[:5]))
-    assert standing_record(PARTS[0][0], config, output) is None
+    assert standing(PARTS[0][0], config, output) is None
 
 
 @every_format
@@ -117,9 +122,9 @@ def test_another_part_under_its_name_does_not_stand(output: Output, format: Form
     part, outcomes = PARTS[0]
     shorter = dataclasses.replace(part, entries=part.entries[:-1])
     list(write_scored([(shorter, outcomes[:-1])], config, output))
-    assert standing_record(part, config, output) is None
+    assert standing(part, config, output) is None
 
 
 def test_a_part_that_cannot_be_had_is_an_error_and_not_a_damaged_one(output: Output):
     with pytest.raises(OutputError, match="cannot be read"):
-        standing_record(PARTS[0][0], fake_config(), output)
+        standing(PARTS[0][0], fake_config(), output)

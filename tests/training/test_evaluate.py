@@ -135,11 +135,14 @@ def remembering(network: Network) -> Network:
     return run
 
 
-@pytest.mark.parametrize(
+every_shipped_classifier = pytest.mark.parametrize(
     "folder",
     shipped_classifiers() or [pytest.param(None, marks=pytest.mark.skip("no emotion bundle ships yet"))],
     ids=lambda folder: "-".join(folder.parts[-2:]) if folder else "none",
 )
+
+
+@every_shipped_classifier
 def test_shipped_bundle_scores_about_what_its_manifest_says_on_every_tenth_face(folder: Path, fer2013: Path) -> None:
     bundle = open_bundle(folder)
     manifest = bundle.manifest
@@ -153,11 +156,7 @@ def test_shipped_bundle_scores_about_what_its_manifest_says_on_every_tenth_face(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "folder",
-    shipped_classifiers() or [pytest.param(None, marks=pytest.mark.skip("no emotion bundle ships yet"))],
-    ids=lambda folder: "-".join(folder.parts[-2:]) if folder else "none",
-)
+@every_shipped_classifier
 def test_shipped_bundle_scores_what_its_manifest_says(folder: Path, fer2013: Path) -> None:
     bundle = open_bundle(folder)
     manifest = bundle.manifest
