@@ -89,19 +89,22 @@ def _counts(column: pa.ChunkedArray) -> Counter[Any]:
     return Counter({pair["values"]: pair["counts"] for pair in pc.value_counts(column.drop_null()).to_pylist()})
 
 
-def _write_parquet(table: pa.Table, sink: io.BytesIO) -> None:
-    with pq.ParquetWriter(
+def parquet_writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of rows to a file-like `sink`, as a part has them; its caller adds the schema's metadata at the end."""
+    return pq.ParquetWriter(
         sink,
-        table.schema,
+        schema,
         version="2.6",
         compression="zstd",
-        use_dictionary=[
-            field.name for field in table.schema if pa.types.is_string(field.type) and field.name != "path"
-        ],
+        use_dictionary=[field.name for field in schema if pa.types.is_string(field.type) and field.name != "path"],
         write_statistics=True,
         write_page_checksum=True,
         store_schema=False,  # Arrow's own copy of the schema: no reader needs it, but it takes our metadata with it
-    ) as writer:
+    )
+
+
+def _write_parquet(table: pa.Table, sink: io.BytesIO) -> None:
+    with parquet_writer(sink, table.schema) as writer:
         writer.write_table(table, row_group_size=max(table.num_rows, 1))
         writer.add_key_value_metadata(table.schema.metadata or {})
 

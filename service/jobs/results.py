@@ -19,13 +19,6 @@ MEDIA_TYPES: dict[ResultFormat, str] = {
     "jsonl": "application/x-ndjson",
 }
 _PIECE_BYTES = 64 * 1024
-# As the parts are written, see scoring.formats.
-_PARQUET: dict[str, Any] = {
-    "version": "2.6",
-    "compression": "zstd",
-    "write_page_checksum": True,
-    "store_schema": False,
-}
 
 
 @dataclass(frozen=True)
@@ -66,13 +59,14 @@ def open_results(folder: Path) -> Results | None:
 def _parquet(tables: Iterator[pa.Table]) -> Iterator[bytes]:
     """One file with a row group a part. A job that succeeded has a part, as an input without files is an error."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from scoring.formats import parquet_writer
 
     collected = _Collected()
     first = next(tables)
     with (
         pa.PythonFile(collected, mode="w") as sink,
-        pq.ParquetWriter(sink, first.schema, **_PARQUET) as writer,
+        parquet_writer(sink, first.schema) as writer,
     ):
         for table in chain([first], tables):
             writer.write_table(table)
