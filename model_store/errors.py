@@ -76,3 +76,7 @@ class ParityError(ModelStoreError):
 
 class NothingToRollBackError(ModelStoreError):
     """The default has no earlier value to go back to."""
+
+
+class PretrainedWeightsError(ModelStoreError):
+    """Weights that a library fetches from a model hub are not to be had: no network, no cache, or no such weights."""

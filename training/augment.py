@@ -5,16 +5,19 @@ All on whole batches in torch, so that it runs on whatever device the batch is o
 
 from __future__ import annotations
 
+import io
 import math
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from training.config import AugmentConfig
 
 
 def augment(crops_u8: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
-    """Change each crop by its own draw: geometry, light, resolution, erasing, in that order.
+    """Change each crop by its own draw: geometry, light, resolution, blur, JPEG, erasing, in that order.
 
     crops_u8: uint8 (N, S, S, C). generator: a CPU generator; the same state gives the same crops on every device.
     Returns a new uint8 tensor of the same shape.
@@ -23,25 +26,48 @@ def augment(crops_u8: torch.Tensor, config: AugmentConfig, generator: torch.Gene
     images = _warp(images, config, generator)
     images = _relight(images, config, generator)
     images = _lower_resolution(images, config, generator)
+    if config.blur:
+        images = _blur(images, config, generator)
+    if config.jpeg:
+        images = _compress(images, config, generator)
     images = _erase(images, config, generator)
     return images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def mixup(
+def mix(
     inputs: torch.Tensor, targets: torch.Tensor, config: AugmentConfig, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Blend a batch with a permutation of itself by one factor (Zhang et al., 2018), with probability `config.mixup`.
+    """Mix a batch with a permutation of itself by one draw: mixup, cutmix or nothing, with the configured chances.
 
-    inputs: float (N, C, S, S). targets: float (N, K), each row a distribution. Same shapes back.
+    Mixup (Zhang et al., 2018) blends whole faces. Cutmix (Yun et al., 2019) copies one rectangle, the same in all
+    faces; the targets are mixed by its share of the pixels. inputs: float (N, C, S, S). targets: float (N, K), each
+    row a distribution. Same shapes back.
     """
-    if _uniform(1, generator).item() >= config.mixup:
+    draw = _uniform(1, generator).item()
+    if draw >= config.mixup + config.cutmix:
         return inputs, targets
-    share = _beta(config.mixup_alpha, generator)
+    blends = draw < config.mixup
+    share = _beta(config.mixup_alpha if blends else config.cutmix_alpha, generator)
     order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
-    return (
-        share * inputs + (1 - share) * inputs[order],
-        share * targets + (1 - share) * targets[order],
-    )
+    if blends:
+        mixed = share * inputs + (1 - share) * inputs[order]
+    else:
+        rows, columns = _rectangle(inputs.shape[-2:], 1 - share, generator)
+        mixed = inputs.clone()
+        mixed[:, :, rows, columns] = inputs[order][:, :, rows, columns]
+        covered = (rows.stop - rows.start) * (columns.stop - columns.start)
+        share = 1 - covered / (inputs.shape[-2] * inputs.shape[-1])
+    return mixed, share * targets + (1 - share) * targets[order]
+
+
+def _rectangle(size: torch.Size, area: float, generator: torch.Generator) -> tuple[slice, slice]:
+    """A rectangle of about that share of the picture around a random centre, cut off at the border."""
+    spans = []
+    for side in size:
+        half = side * math.sqrt(area) / 2
+        centre = _uniform(1, generator).item() * side
+        spans.append(slice(max(0, round(centre - half)), min(side, round(centre + half))))
+    return spans[0], spans[1]
 
 
 def _uniform(n: int, generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
@@ -89,6 +115,35 @@ def _lower_resolution(images: torch.Tensor, config: AugmentConfig, generator: to
     shrunk = F.interpolate(images, size=(small, small), mode="bilinear", antialias=True)
     restored = F.interpolate(shrunk, size=(side, side), mode="bilinear", align_corners=False)
     return torch.where(chosen[:, None, None, None].to(images.device), restored, images)
+
+
+def _blur(images: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
+    """Gaussian blur of a share of the crops, all of a batch by one random sigma in pixels: out of focus."""
+    chosen = _uniform(len(images), generator) < config.blur
+    sigma = _uniform(1, generator, *config.blur_sigma_px).item()
+    radius = math.ceil(3 * sigma)
+    line = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2).to(images.device)
+    line = line / line.sum()
+    flat = images.reshape(-1, 1, *images.shape[2:])
+    padded = F.pad(flat, (radius, radius, radius, radius), mode="replicate")
+    blurred = F.conv2d(F.conv2d(padded, line[None, None, :, None]), line[None, None, None, :]).reshape(images.shape)
+    return torch.where(chosen[:, None, None, None].to(images.device), blurred, images)
+
+
+def _compress(images: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
+    """Write a share of the crops as JPEG, each at its own quality, and read them back: a picture off the web."""
+    chosen = _uniform(len(images), generator) < config.jpeg
+    low, high = config.jpeg_quality
+    qualities = torch.randint(low, high + 1, (len(images),), generator=generator)
+    crops_u8 = images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    compressed = images.clone()
+    for row in chosen.nonzero()[:, 0].tolist():
+        crop = crops_u8[row] if crops_u8.shape[3] == 3 else crops_u8[row, :, :, 0]
+        file = io.BytesIO()
+        Image.fromarray(crop).save(file, "JPEG", quality=int(qualities[row]))
+        again = np.array(Image.open(file)).reshape(crops_u8.shape[1:])
+        compressed[row] = torch.from_numpy(again).permute(2, 0, 1).to(images)
+    return compressed
 
 
 def _erase(images: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:

@@ -38,3 +38,15 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, obje
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: not a checkpoint of this program ({error})") from None
     return tensors, state
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint's or a bundle's safetensors file.
+
+    Raises CheckpointError when the file is absent, cut short or of another kind.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file ({error})") from None

@@ -17,37 +17,46 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def _preact_resnet(n_outputs: int, in_channels: int, options: dict[str, Any]) -> nn.Module:
+def _preact_resnet(n_outputs: int, in_channels: int, options: dict[str, Any], pretrained: bool) -> nn.Module:
     from model_store.networks.preact_resnet import PreActResNet
 
     return PreActResNet(n_outputs, in_channels, **options)
 
 
-def _timm(n_outputs: int, in_channels: int, options: dict[str, Any]) -> nn.Module:
-    import timm
+def _timm(n_outputs: int, in_channels: int, options: dict[str, Any], pretrained: bool) -> nn.Module:
+    from model_store.networks.timm_networks import build_timm
 
-    options = dict(options)
-    network: nn.Module = timm.create_model(options.pop("model"), num_classes=n_outputs, in_chans=in_channels, **options)
-    return network
+    return build_timm(n_outputs, in_channels, pretrained=pretrained, **options)
 
 
-BUILDERS: dict[str, Callable[[int, int, dict[str, Any]], nn.Module]] = {
+def _plain_cnn(n_outputs: int, in_channels: int, options: dict[str, Any], pretrained: bool) -> nn.Module:
+    from model_store.networks.plain_cnn import PlainCNN
+
+    return PlainCNN(n_outputs, in_channels, **options)
+
+
+BUILDERS: dict[str, Callable[[int, int, dict[str, Any], bool], nn.Module]] = {
     "preact-resnet": _preact_resnet,
+    "plain-cnn": _plain_cnn,
     "timm": _timm,
 }
 
 
-def build_classifier(architecture: Architecture, n_outputs: int, in_channels: int) -> nn.Module:
+def build_classifier(
+    architecture: Architecture, n_outputs: int, in_channels: int, *, pretrained: bool = False
+) -> nn.Module:
     """A classifier with fresh weights: float32 (N, in_channels, S, S) → logits (N, n_outputs).
 
-    Raises ManifestError for an unknown family or options that the family does not take.
+    pretrained: fetch timm's weights for the backbone; the other families have none.
+    Raises ManifestError for an unknown family or options that the family does not take, PretrainedWeightsError when
+    weights cannot be fetched.
     """
     builder = BUILDERS.get(architecture.family)
     if builder is None:
         known = ", ".join(sorted(BUILDERS))
         raise ManifestError(f"architecture.family: {architecture.family!r} is none of {known}")
     try:
-        return builder(n_outputs, in_channels, dict(architecture.options))
+        return builder(n_outputs, in_channels, dict(architecture.options), pretrained)
     except (TypeError, KeyError, RuntimeError) as error:
         raise ManifestError(f"architecture.options: {error}") from error
 
