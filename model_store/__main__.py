@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 
 from model_store import mtcnn, registry
-from model_store.bundle import BUNDLES_ROOT, Bundle, find_bundle, open_bundle
+from model_store.bundle import BUNDLES_ROOT, Bundle, bundle_names, find_bundle, open_bundle, shipped_defaults
 from model_store.errors import ModelStoreError
-from model_store.manifest import CARD_NAME, MANIFEST_NAME, dump_manifest
+from model_store.manifest import CARD_NAME, dump_manifest
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +30,9 @@ def _parser() -> argparse.ArgumentParser:
 
     register = commands.add_parser("register", help="export, check parity and save in the BentoML store")
     register.add_argument("names", nargs="*", metavar="NAME", help=f"bundle names or folders, or {mtcnn.NAME}")
-    register.add_argument("--all", action="store_true", help=f"every bundle that ships, and {mtcnn.NAME}")
+    register.add_argument(
+        "--all", action="store_true", help=f"{mtcnn.NAME} and every bundle, newest versions, default first"
+    )
     register.add_argument("--bundles", type=Path, default=BUNDLES_ROOT, help="the folder that holds the bundles")
     register.set_defaults(run=_register)
 
@@ -57,10 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 def _register(options: argparse.Namespace) -> None:
     names: list[str] = list(options.names)
     if options.all:
-        names += [
-            mtcnn.NAME,
-            *sorted({path.parent.parent.name for path in options.bundles.glob(f"*/*/{MANIFEST_NAME}")}),
-        ]
+        names += [mtcnn.NAME, *bundle_names(options.bundles)]
     if not names:
         raise ModelStoreError("name a bundle, or say --all")
     for name in names:
@@ -71,6 +70,17 @@ def _register(options: argparse.Namespace) -> None:
         if model.serving.int8:
             difference = model.serving.int8.max_probability_difference
             print(f"  int8: probabilities within {difference:.3f} of fp32's on {model.serving.int8.n_real} real inputs")
+    if options.all:
+        _say_which_defaults_stay(options.bundles)
+
+
+def _say_which_defaults_stay(root: Path) -> None:
+    """A line for each task whose default is another model than the one that ships as default: promoting is explicit."""
+    current = registry.defaults()
+    for task, name in shipped_defaults(root).items():
+        newest = f"{name}:{find_bundle(root, name).name}"
+        if current.get(task) != newest:
+            print(f"the default stays {current.get(task)}; this one ships now: python -m model_store promote {newest}")
 
 
 def _bundle(name: str, root: Path, work: Path) -> Bundle:

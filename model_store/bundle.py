@@ -34,6 +34,9 @@ from model_store.manifest import (
 BUNDLES_ROOT = Path(__file__).parent / "bundles"
 """Where the bundles that ship with the source live."""
 
+DEFAULTS_NAME = "defaults.json"
+"""Beside the bundles: which of them is the default of its task where nobody has promoted one, as task → name."""
+
 _LARGEST_HEADER_BYTES = 100 * 1024 * 1024
 
 
@@ -173,6 +176,32 @@ def find_bundle(root: Path, name: str) -> Path:
     if not versions:
         raise ModelNotFoundError(f"no bundle {name} under {root}")
     return max(versions, key=lambda path: version_key(path.name))
+
+
+def bundle_names(root: Path) -> list[str]:
+    """The names of the bundles under `root`: first the defaults of `defaults.json`, then the others, sorted.
+
+    Raises ManifestError when `defaults.json` is no map of tasks to names of bundles that are there.
+    """
+    names = sorted({path.parents[1].name for path in root.glob(f"[!.]*/[!.]*/{MANIFEST_NAME}")})
+    first = sorted(set(shipped_defaults(root).values()))
+    if absent := [name for name in first if name not in names]:
+        raise ManifestError(f"{root / DEFAULTS_NAME}: no bundle {', '.join(absent)} beside it")
+    return [*first, *(name for name in names if name not in first)]
+
+
+def shipped_defaults(root: Path) -> dict[str, str]:
+    """Task → name, from `defaults.json` under `root`; nothing where there is none. Raises ManifestError."""
+    file = root / DEFAULTS_NAME
+    if not file.exists():
+        return {}
+    try:
+        values = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ManifestError(f"{file}: {error}") from None
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values.values()):
+        raise ManifestError(f"{file}: not a map of tasks to names of bundles")
+    return values
 
 
 def version_key(version: str) -> tuple[int, ...]:

@@ -142,12 +142,15 @@ class Int8Record(Record):
     """The quantised network in `model.int8.onnx`: made by which command and quantiser, calibrated on what, its scores.
 
     The network takes and gives what the fp32 network does (float32 in, logits out), and has the same temperature.
+    `float_layers` are the nodes of the ONNX graph that were left in float beside its first convolution and its last
+    linear layer, the most sensitive first.
     """
 
     command: str
     quantiser: str
     calibration: CalibrationRecord
     evaluations: Annotated[tuple[Evaluation, ...], Field(min_length=1)]
+    float_layers: tuple[str, ...] = ()
 
 
 class BaseManifest(Record):

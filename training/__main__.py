@@ -8,10 +8,12 @@ from types import ModuleType
 
 from handlers.errors import HandlerError
 from model_store.errors import ModelStoreError
-from training.commands import evaluate, fit_crop, publish, quantise, train
+from training.commands import compare, evaluate, fit_crop, inspect_data, publish, quantise, report, split, train, wild
 from training.errors import TrainingError
 
-_COMMANDS: tuple[ModuleType, ...] = (train, evaluate, publish, quantise, fit_crop)
+_COMMANDS: tuple[ModuleType, ...] = (
+    inspect_data, split, train, report, compare, evaluate, publish, quantise, wild, fit_crop,
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:

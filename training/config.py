@@ -5,17 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from model_store.manifest import FaceCropSpec, InputSpec, ModelName, explain_validation
+from model_store.manifest import FaceCropSpec, InputSpec, ModelName
 from training.errors import ConfigError
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Quality = Annotated[int, Field(ge=1, le=95)]
+
+
+def _rising(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] > values[1]:
+        raise ValueError("the first value is over the second")
+    return values
+
+
+_Rises = AfterValidator(_rising)
 
 
 class _Section(BaseModel):
@@ -35,38 +54,46 @@ class NetworkConfig(_Section):
     pretrained: bool = False
     init_bundle: str | None = None
 
+    @field_validator("pretrained")
+    @classmethod
+    def _only_timm_has_weights(cls, pretrained: bool, info: ValidationInfo) -> bool:
+        if pretrained and info.data.get("family") != "timm":
+            raise ValueError("only the timm family has weights to fetch")
+        return pretrained
+
 
 class AugmentConfig(_Section):
-    """Random changes to training crops; see `training.augment` for what each does."""
+    """Random changes to training crops; see `training.augment` for what each does.
+
+    Cropping and resizing is `scale` with `shift`: a crop window of random size and place, brought back to the
+    network's size. What would lie outside the picture repeats its edge.
+    """
 
     flip: Probability = 0.5
     rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
-    scale: tuple[Positive, Positive] = (1.0, 1.0)
+    scale: Annotated[tuple[Positive, Positive], _Rises] = (1.0, 1.0)
     shift: Annotated[float, Field(ge=0, lt=1)] = 0.0
     brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
     low_resolution: Probability = 0.0
     low_resolution_px: Annotated[int, Field(ge=8)] = 20
     blur: Probability = 0.0
-    blur_sigma_px: tuple[Positive, Positive] = (0.4, 1.2)
+    blur_sigma_px: Annotated[tuple[Positive, Positive], _Rises] = (0.4, 1.2)
     jpeg: Probability = 0.0
-    jpeg_quality: tuple[Annotated[int, Field(ge=1, le=95)], Annotated[int, Field(ge=1, le=95)]] = (25, 75)
+    jpeg_quality: Annotated[tuple[Quality, Quality], _Rises] = (25, 75)
     erase: Probability = 0.0
-    erase_area: tuple[Probability, Probability] = (0.02, 0.2)
+    erase_area: Annotated[tuple[Probability, Probability], _Rises] = (0.02, 0.2)
     mixup: Probability = 0.0
     mixup_alpha: Positive = 0.4
     cutmix: Probability = 0.0
     cutmix_alpha: Positive = 1.0
 
-    @model_validator(mode="after")
-    def _ranges_rise(self) -> Self:
-        for key in ("scale", "blur_sigma_px", "jpeg_quality", "erase_area"):
-            low, high = getattr(self, key)
-            if low > high:
-                raise ValueError(f"{key}: the first value is over the second")
-        if self.mixup + self.cutmix > 1:
-            raise ValueError("mixup and cutmix: a batch gets one of them, so together at most 1")
-        return self
+    @field_validator("cutmix")
+    @classmethod
+    def _leaves_room_for_mixup(cls, cutmix: float, info: ValidationInfo) -> float:
+        if cutmix + info.data.get("mixup", 0.0) > 1:
+            raise ValueError("a batch gets mixup or cutmix, so together they are at most 1")
+        return cutmix
 
 
 class DataConfig(_Section):
@@ -88,18 +115,24 @@ class TargetsConfig(_Section):
     """
 
     teachers: tuple[str, ...] = ()
-    teacher_weight: Probability = 0.0
+    teacher_weight: Annotated[Probability, Field(validate_default=True)] = 0.0
     temperature: Positive = 1.0
     votes: Probability = 0.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
-    @model_validator(mode="after")
-    def _shares_fit(self) -> Self:
-        if self.teacher_weight + self.votes > 1:
-            raise ValueError("teacher_weight and votes: together at most 1")
-        if bool(self.teachers) != (self.teacher_weight > 0):
-            raise ValueError("teachers: needed with a teacher_weight, and only then")
-        return self
+    @field_validator("teacher_weight")
+    @classmethod
+    def _comes_with_teachers(cls, teacher_weight: float, info: ValidationInfo) -> float:
+        if "teachers" in info.data and bool(info.data["teachers"]) != (teacher_weight > 0):
+            raise ValueError("over 0 with teachers, and only then")
+        return teacher_weight
+
+    @field_validator("votes")
+    @classmethod
+    def _leave_room_for_teachers(cls, votes: float, info: ValidationInfo) -> float:
+        if votes + info.data.get("teacher_weight", 0.0) > 1:
+            raise ValueError("together with teacher_weight at most 1")
+        return votes
 
 
 class LossConfig(_Section):
@@ -117,7 +150,11 @@ class LossConfig(_Section):
 
 
 class OptimConfig(_Section):
-    """The optimiser, and an average of the weights. `backbone_lr_factor` slows all but the head."""
+    """The optimiser, and an average of the weights. `backbone_lr_factor` slows all but the head.
+
+    `batch_size` faces make a batch, on all processes together; `accumulate` batches make a step of the optimiser.
+    `momentum` belongs to sgd, which is Nesterov's. `weight_decay` is decoupled from the gradient in adamw only.
+    """
 
     epochs: Annotated[int, Field(gt=0)]
     batch_size: Annotated[int, Field(gt=1)]
@@ -142,12 +179,20 @@ class ScheduleConfig(_Section):
 
     kind: Literal["one-cycle", "constant", "step", "plateau", "warmup-plateau-cosine"] = "one-cycle"
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.25
-    plateau_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    plateau_fraction: Annotated[float, Field(ge=0, lt=1, validate_default=True)] = 0.3
     step_size_epochs: Annotated[int, Field(gt=0)] = 7
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     patience_epochs: Annotated[int, Field(ge=0)] = 3
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     early_stop_epochs: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("plateau_fraction")
+    @classmethod
+    def _leaves_steps_for_the_cosine(cls, plateau_fraction: float, info: ValidationInfo) -> float:
+        kind, warmup = info.data.get("kind"), info.data.get("warmup_fraction", 0.0)
+        if kind == "warmup-plateau-cosine" and warmup + plateau_fraction >= 1:
+            raise ValueError("together with warmup_fraction under 1")
+        return plateau_fraction
 
 
 class FreezeConfig(_Section):
@@ -187,12 +232,6 @@ class Experiment(_Section):
             raise ValueError("all must differ")
         return labels
 
-    @model_validator(mode="after")
-    def _sections_fit(self) -> Self:
-        if self.network.pretrained and self.network.family != "timm":
-            raise ValueError("network.pretrained: only the timm family has weights to fetch")
-        return self
-
     def sha256(self) -> str:
         """Digest of what determines the weights: everything but `face_crop`, which only serving uses.
 
@@ -202,10 +241,14 @@ class Experiment(_Section):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load_recipe(path: Path, overrides: Mapping[str, object] | None = None) -> tuple[Experiment, ...]:
+Change = Callable[[dict[str, Any]], dict[str, Any]]
+"""The values of one stage, as its file has them → the values that are checked."""
+
+
+def load_recipe(path: Path, change: Change | None = None) -> tuple[Experiment, ...]:
     """Read and check a TOML file: the experiments that are run one after the other, one unless it has `[[stages]]`.
 
-    overrides: dotted keys, `optim.epochs` say, and values that stand in every stage instead of the file's.
+    change: applied to the values of every stage, see `training.environment`.
     Raises ConfigError naming each wrong key by its path.
     """
     try:
@@ -214,28 +257,32 @@ def load_recipe(path: Path, overrides: Mapping[str, object] | None = None) -> tu
         raise ConfigError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
-    return parse_recipe(values, str(path), overrides)
+    return parse_recipe(values, str(path), change)
 
 
-def parse_recipe(
-    values: Mapping[str, object], where: str, overrides: Mapping[str, object] | None = None
-) -> tuple[Experiment, ...]:
-    """Check the values of a TOML file, see `load_recipe`. Raises ConfigError naming each wrong key by its path."""
+def parse_recipe(values: Mapping[str, Any], where: str, change: Change | None = None) -> tuple[Experiment, ...]:
+    """Check the values of a TOML file, see `load_recipe`. Raises ConfigError naming each wrong key by its path.
+
+    A key that a stage has itself is named `stages.1.optim.epochs`, 0 is the first; one of the whole file without.
+    """
     base = {key: value for key, value in values.items() if key != "stages"}
     stages = values.get("stages", [{}])
     if not isinstance(stages, list) or not stages or not all(isinstance(stage, dict) for stage in stages):
         raise ConfigError(f"{where}: stages: expected one or more [[stages]] tables")
-    experiments = []
+    experiments, problems = [], []
     for index, stage in enumerate(stages):
         merged = _laid_over(base, stage)
-        for key, value in (overrides or {}).items():
-            section, _, leaf = key.rpartition(".")
-            merged = _laid_over(merged, {section: {leaf: value}} if section else {leaf: value})
+        if change is not None:
+            merged = change(merged)
         try:
             experiments.append(Experiment.model_validate_json(_as_json(merged)))
         except ValidationError as error:
-            place = f"{where}: stages.{index}" if "stages" in values else where
-            raise ConfigError(f"{place}: {explain_validation(error)}") from None
+            for item in error.errors(include_url=False, include_context=False, include_input=False):
+                prefix = f"stages.{index}." if _holds(stage, item["loc"]) else ""
+                path = ".".join(str(part) for part in item["loc"])
+                problems.append(f"{prefix}{path}: {item['msg'].removeprefix('Value error, ')}")
+    if problems:
+        raise ConfigError(f"{where}: {'; '.join(dict.fromkeys(problems))}")
     return tuple(experiments)
 
 
@@ -246,6 +293,17 @@ def _laid_over(base: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
         under = merged.get(key)
         merged[key] = _laid_over(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _holds(table: object, path: Sequence[int | str]) -> bool:
+    """Whether the table itself has the key at the path; an item of a list belongs to who has the list."""
+    for part in path:
+        if not isinstance(table, dict):
+            return True
+        if part not in table:
+            return False
+        table = table[part]
+    return True
 
 
 def _as_json(values: Mapping[str, Any]) -> str:

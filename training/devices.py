@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import distributed
 
 from training.errors import ConfigError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -21,24 +25,42 @@ class Place:
     world_size: int = 1
 
     @classmethod
-    def find(cls, device: str) -> Place:
-        """device: `auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:1`.
+    @contextmanager
+    def joined(cls, device: str) -> Iterator[Place]:
+        """The place while the block runs; the processes part at its end, unless an outer block joined them.
 
+        device: `auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:1`.
         Under torchrun (its RANK, WORLD_SIZE and LOCAL_RANK) the processes join: over nccl, each on its own GPU, or
-        over gloo on the CPU. Raises ConfigError for a device that is not there.
+        over gloo on the CPU. Torch cannot join the processes of a launch a second time: several runs of one launch
+        need a block around them. Raises ConfigError for a device that is not there, or processes that do not join.
         """
-        world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        try:
+            world_size, rank, local_rank = (
+                int(os.environ.get(name, default))
+                for name, default in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
+            )
+        except ValueError:
+            raise ConfigError("WORLD_SIZE, RANK and LOCAL_RANK: whole numbers, as torchrun sets them") from None
         kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         try:
             chosen = torch.device(kind)
             if world_size > 1 and chosen.type == "cuda":
-                chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+                chosen = torch.device("cuda", local_rank)
+                torch.cuda.set_device(chosen)
             torch.zeros(1, device=chosen)
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f"device {device}: {str(error).splitlines()[0]}") from None
-        if world_size > 1 and not distributed.is_initialized():
-            distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-        return cls(chosen, rank, world_size)
+        joins = world_size > 1 and not distributed.is_initialized()
+        if joins:
+            try:
+                distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+            except (RuntimeError, ValueError) as error:
+                raise ConfigError(f"{world_size} processes: {str(error).splitlines()[0]}") from None
+        try:
+            yield cls(chosen, rank, world_size)
+        finally:
+            if joins:
+                distributed.destroy_process_group()
 
     @property
     def is_first(self) -> bool:
@@ -49,6 +71,15 @@ class Place:
         """Return when every process has got here."""
         if self.world_size > 1:
             distributed.barrier()
+
+    def from_first(self, compute: Callable[[], T]) -> T:
+        """What the first process computes, in every process. The others do not compute."""
+        if self.world_size == 1:
+            return compute()
+        box: list[T | None] = [compute() if self.is_first else None]
+        distributed.broadcast_object_list(box, src=0)
+        (value,) = box
+        return value  # type: ignore[return-value]
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """Each value's mean over the processes."""

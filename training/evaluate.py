@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +14,13 @@ from numpy.typing import NDArray
 from handlers.classifier import EmotionClassifier, probabilities_of
 from handlers.engines import InputShape, Network, Precision, choose_engine
 from handlers.engines.torch_engine import TorchEngine
+from model_store import registry
 from model_store.bundle import BUNDLES_ROOT, Bundle, find_bundle, open_bundle
+from model_store.errors import ModelStoreError
 from model_store.export import build_servable
 from model_store.manifest import EmotionManifest, Evaluation, Tta
 from model_store.networks import load_networks
+from model_store.servable import ServableModel
 from training.data import FaceSet
 from training.errors import DataError
 from training.metrics import score
@@ -80,14 +85,34 @@ def load_network(bundle: Bundle, engine: str, threads: int, precision: Precision
 
     Raises ModelUnavailableError for int8 on torch, and for a bundle without an int8 network.
     """
+    return load_precisions(bundle, engine, threads, (precision,))[0]
+
+
+def load_precisions(bundle: Bundle, engine: str, threads: int, precisions: Sequence[Precision]) -> list[Network]:
+    """The bundle's network once for each precision; see `load_network`.
+
+    What registration built is taken from the model store where it stands there, as building it takes seconds.
+    """
     chosen = choose_engine(engine, threads=threads)
-    if isinstance(chosen, TorchEngine) and precision == "fp32":
-        return chosen.wrap(load_networks(bundle)["classifier"])
+    if isinstance(chosen, TorchEngine) and set(precisions) == {"fp32"}:
+        return [chosen.wrap(load_networks(bundle)["classifier"]) for _ in precisions]
     assert isinstance(bundle.manifest, EmotionManifest)
     spec = bundle.manifest.input
+    shape = InputShape((spec.channels, spec.size_px, spec.size_px))
+    with _servable(bundle) as servable:
+        return [chosen.load(servable, "classifier", shape, precision) for precision in precisions]
+
+
+@contextlib.contextmanager
+def _servable(bundle: Bundle) -> Iterator[ServableModel]:
+    standing = None
+    with contextlib.suppress(ModelStoreError):  # not registered, or damaged there: build it
+        standing = registry.load(bundle.manifest.tag)
+    if standing is not None and standing.bundle.sha256 == bundle.sha256:
+        yield standing
+        return
     with tempfile.TemporaryDirectory() as work:
-        servable = build_servable(bundle, Path(work))
-        return chosen.load(servable, "classifier", InputShape((spec.channels, spec.size_px, spec.size_px)), precision)
+        yield build_servable(bundle, Path(work))
 
 
 def evaluate(manifest: EmotionManifest, network: Network, faces: FaceSet, split: str, tta: Tta) -> Report:

@@ -13,7 +13,7 @@ from training.errors import ConfigError
 def frozen_names(network: nn.Module, freeze: Sequence[FreezeConfig], epoch: int) -> set[str]:
     """Names of the parameters that do not learn in this epoch (0 is the first).
 
-    Raises ConfigError when a module's name fits no parameter.
+    Raises ConfigError when a module's name fits no parameter, or nothing is left to learn.
     """
     names = [name for name, _ in network.named_parameters()]
     frozen: set[str] = set()
@@ -24,6 +24,8 @@ def frozen_names(network: nn.Module, freeze: Sequence[FreezeConfig], epoch: int)
                 raise ConfigError(f"freeze.{index}.modules: the network has no {module!r}")
             if rule.until_epoch is None or epoch < rule.until_epoch:
                 frozen |= inside
+    if len(frozen) == len(names):
+        raise ConfigError(f"freeze: nothing is left to learn in epoch {epoch}")
     return frozen
 
 

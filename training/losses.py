@@ -54,7 +54,8 @@ def classification_loss(
     log_p = F.log_softmax(logits, dim=1)
     terms = -targets * log_p
     if config.kind != "cross-entropy":
-        terms = terms * (1 - log_p.exp()).clamp_min(0).pow(config.focal_gamma)
+        # Above 0, where a power under 1 has no slope: a face that is certain would make every weight NaN.
+        terms = terms * (-torch.expm1(log_p)).clamp_min(1e-12).pow(config.focal_gamma)
     if weights is not None:
         terms = terms * weights
     return terms.sum(1).mean()

@@ -1,30 +1,29 @@
 """A published bundle and training faces → a new version of it that also carries an int8 network, if that is as good.
 
-Static quantisation (Jacob et al., 2018): 8-bit weights by channel, and 8-bit activations whose ranges are read off
-training faces beforehand. The result is an ONNX file with QuantizeLinear and DequantizeLinear nodes, which both
-onnxruntime and OpenVINO turn into integer arithmetic.
+Layers that do not bear 8 bits are left in float until the manifest's accuracy gate is passed, the most sensitive first:
+networks with squeeze-and-excitation and hard swish, MobileNetV3 say, need that, residual networks do not.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from handlers.classifier import EmotionClassifier
+from handlers.engines import Precision
 from handlers.preprocess import preprocess
 from model_store.bundle import Bundle, publish_bundle, record_file
+from model_store.errors import BundleExistsError
 from model_store.export import export_onnx
 from model_store.manifest import (
     CARD_NAME,
     INT8_NAME,
+    MAX_INT8_ACCURACY_LOSS,
     WEIGHTS_NAME,
     CalibrationRecord,
     EmotionManifest,
@@ -34,30 +33,58 @@ from model_store.manifest import (
 )
 from model_store.networks import load_networks
 from training.card import model_card
+from training.complexity import count_macs
 from training.data import FaceSet
 from training.errors import DataError
-from training.evaluate import Report, evaluate
-
-if TYPE_CHECKING:
-    import onnx
+from training.evaluate import Report
+from training.export_study import ExportRow, network_of_file, reports_of_file, row_of, write_dynamic_int8
+from training.int8_network import METHOD, Int8Writer
+from training.provenance import Provenance
+from training.wild import Photographs, WildReport, score_wild
 
 SEED = 0
-PERCENTILE = 99.999
-METHOD = f"percentile {PERCENTILE} of each activation's magnitude"
+_ROUNDED_FACES = 2.5
+"""So many faces may be called otherwise by the ONNX file than by torch: their two best logits are all but equal."""
+_STEPS = (0, 1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_LARGEST_FLOAT_SHARE = 0.5
+
+
+class Int8GateError(DataError):
+    """No int8 network passed the accuracy gate. `rows` are the figures of all that was tried."""
+
+    def __init__(self, message: str, rows: Sequence[ExportRow]) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
 
 
 def quantise(
-    bundle: Bundle, training_set: FaceSet, validation_set: FaceSet, root: Path, version: str, command: str, n: int
+    bundle: Bundle,
+    training_set: FaceSet,
+    validation_set: FaceSet,
+    root: Path,
+    version: str,
+    command: str,
+    n: int,
+    *,
+    keep_float: int | None = None,
+    or_without: bool = False,
+    provenance: Provenance | None = None,
+    photographs: Photographs | None = None,
 ) -> Bundle:
     """Publish `<root>/<name>/<version>/`: the bundle's weights and records, and an int8 network.
 
-    training_set: the faces that the model was trained on; `n` of them calibrate, at 3 MB of memory each (48 px).
-    validation_set: the faces of the manifest's evaluations. command: how this was called, for the record.
-    Nothing is written unless the int8 network passes the manifest's accuracy gate. Raises ManifestError when it does
-    not, or when the version makes no manifest; DataError for other faces than those, or more than there are; and what
-    `publish_bundle` raises.
+    training_set: the faces that the model was trained on; `n` of them calibrate (multiples of 128 do it in the least
+    memory). validation_set: the faces of the manifest's evaluations. command: how this was called, for the record.
+    keep_float: how many layers stay in float beside the first and the last; as few as pass the manifest's accuracy
+    gate unless given, and at most half. or_without: where no int8 network passes, publish without one, with the
+    figures in the card. provenance, photographs: how the weights were made, and what to score on, for the card.
+    Else nothing is written unless the int8 network passes. Raises Int8GateError when none does, ManifestError when the
+    version makes no manifest; DataError for other faces than those, or more than there are; and what `publish_bundle`
+    raises.
     """
     manifest = _changed(bundle, version=version)
+    if (standing := root / manifest.name / version).exists():
+        raise BundleExistsError(f"{standing}: that version stands; choose another")
     if not manifest.evaluations:
         raise DataError(f"{bundle.manifest.tag} has no evaluations to hold the int8 network against")
     if training_set.sha256 != manifest.training.data_sha256:
@@ -65,32 +92,123 @@ def quantise(
     calibration_set = stratified_sample(training_set, n, SEED)
     size_px = manifest.input.size_px
     with tempfile.TemporaryDirectory() as work:
-        fp32, int8 = Path(work) / "fp32.onnx", Path(work) / INT8_NAME
+        fp32, dynamic = Path(work) / "fp32.onnx", Path(work) / "dynamic.onnx"
         torch_network = load_networks(bundle)["classifier"]
         example = np.zeros((2, manifest.input.channels, size_px, size_px), np.float32)
         export_onnx(torch_network, example, fp32, free_size=False)
-        quantise_network(fp32, int8, preprocess(list(calibration_set.crops_u8), manifest.input))
-
-        reports, int8_reports = (_reports(manifest, network, validation_set) for network in (fp32, int8))
+        reports = _reports(manifest, fp32, validation_set)
         for again, scores in zip((report.evaluation for report in reports), manifest.evaluations, strict=True):
-            if (again.n, again.accuracy) != (scores.n, scores.accuracy):
+            if again.n != scores.n or abs(again.accuracy - scores.accuracy) * scores.n > _ROUNDED_FACES:
                 raise DataError(
                     f"the validation faces are not {scores.split}: n = {again.n} with accuracy {again.accuracy}, "
                     f"in the manifest n = {scores.n} with accuracy {scores.accuracy}"
                 )
-        record = Int8Record(
-            command=command,
-            quantiser=f"onnxruntime {metadata.version('onnxruntime')}",
-            calibration=CalibrationRecord(
-                split=manifest.source, n=n, data_sha256=calibration_set.sha256, method=METHOD
-            ),
-            evaluations=tuple(report.evaluation for report in int8_reports),
+        reports = [
+            replace(report, evaluation=scores) for report, scores in zip(reports, manifest.evaluations, strict=True)
+        ]
+        write_dynamic_int8(fp32, dynamic)
+        rows = [
+            row_of("fp32", fp32, manifest.input, reports),
+            row_of("dynamic int8", dynamic, manifest.input, _reports(manifest, dynamic, validation_set)),
+        ]
+        writer = Int8Writer(fp32, preprocess(list(calibration_set.crops_u8), manifest.input), Path(work))
+        trials = _trials(writer, manifest, reports, validation_set, Path(work), keep_float)
+        rows += [row_of(trial.name, trial.path, manifest.input, trial.reports) for trial in trials]
+        chosen = trials[-1]
+        files: dict[str, bytes | Path] = {WEIGHTS_NAME: bundle.weights}
+        changes: dict[str, object] = {"version": version, "int8": None}
+        if chosen.passes:
+            files[INT8_NAME] = chosen.path
+            changes["int8"] = Int8Record(
+                command=command,
+                quantiser=f"onnxruntime {metadata.version('onnxruntime')}",
+                calibration=CalibrationRecord(
+                    split=manifest.source, n=n, data_sha256=calibration_set.sha256, method=METHOD
+                ),
+                evaluations=tuple(report.evaluation for report in chosen.reports),
+                float_layers=chosen.float_layers,
+            )
+        elif not or_without:
+            raise Int8GateError(_refusal(bundle.manifest.tag, trials, reports), rows)
+        recorded = {name: record_file(path) for name, path in files.items() if isinstance(path, Path)}
+        manifest = _changed(bundle, **changes, files=recorded)
+        spec = manifest.input
+        card = model_card(
+            manifest,
+            reports,
+            sum(parameter.numel() for parameter in torch_network.parameters()),
+            macs=count_macs(torch_network, (spec.channels, spec.size_px, spec.size_px)),
+            provenance=provenance,
+            exports=rows,
+            wild=() if photographs is None else _wild(manifest, fp32, chosen, photographs),
         )
-        files = {WEIGHTS_NAME: manifest.files[WEIGHTS_NAME], INT8_NAME: record_file(int8)}
-        manifest = _changed(bundle, version=version, files=files, int8=record)
-        n_parameters = sum(parameter.numel() for parameter in torch_network.parameters())
-        card = model_card(manifest, reports, n_parameters)
-        return publish_bundle(root, manifest, {WEIGHTS_NAME: bundle.weights, INT8_NAME: int8, CARD_NAME: card.encode()})
+        return publish_bundle(root, manifest, {**files, CARD_NAME: card.encode()})
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One int8 network, which layers it has in float beside the first and the last, and what it scores."""
+
+    path: Path
+    float_layers: tuple[str, ...]
+    reports: list[Report]
+    passes: bool
+
+    @property
+    def name(self) -> str:
+        if not self.float_layers:
+            return "static int8"
+        return f"static int8, {len(self.float_layers)} more layers in float"
+
+
+def _trials(
+    writer: Int8Writer,
+    manifest: EmotionManifest,
+    reports: Sequence[Report],
+    faces: FaceSet,
+    work: Path,
+    keep_float: int | None,
+) -> list[_Trial]:
+    """Networks with more and more layers in float; the last one passes the gate, or none does."""
+    most = int(len(writer.layers) * _LARGEST_FLOAT_SHARE)
+    counts = [step for step in _STEPS if step <= most] if keep_float is None else [keep_float]
+    ranking: list[str] = []
+    trials: list[_Trial] = []
+    for count in counts:
+        if count and not ranking:
+            ranking = writer.most_sensitive()
+        path, float_layers = work / f"int8-{count}.onnx", tuple(ranking[:count])
+        writer.write(path, float_layers)
+        int8_reports = _reports(manifest, path, faces)
+        passes = all(
+            int8.evaluation.accuracy >= round(fp32.evaluation.accuracy - MAX_INT8_ACCURACY_LOSS, 5)
+            for fp32, int8 in zip(reports, int8_reports, strict=True)
+        )
+        trials.append(_Trial(path, float_layers, int8_reports, passes))
+        if passes:
+            break
+    return trials
+
+
+def _wild(manifest: EmotionManifest, fp32: Path, int8: _Trial, photographs: Photographs) -> list[WildReport]:
+    files: list[tuple[Precision, Path]] = [("fp32", fp32)]
+    if int8.passes:
+        files.append(("int8", int8.path))
+    return [
+        score_wild(EmotionClassifier(manifest, network_of_file(path)), photographs, precision)
+        for precision, path in files
+    ]
+
+
+def _refusal(tag: str, trials: Sequence[_Trial], reports: Sequence[Report]) -> str:
+    def figures(scored: Sequence[Report]) -> str:
+        return ", ".join(f"{report.evaluation.accuracy:.2%} (TTA {report.evaluation.tta})" for report in scored)
+
+    tried = "; ".join(f"{trial.name} {figures(trial.reports)}" for trial in trials)
+    return (
+        f"{tag}: no int8 network comes within {MAX_INT8_ACCURACY_LOSS:.1%} of fp32's {figures(reports)}: {tried}. "
+        "It can be published without one"
+    )
 
 
 def stratified_sample(faces: FaceSet, n: int, seed: int) -> FaceSet:
@@ -112,77 +230,20 @@ def stratified_sample(faces: FaceSet, n: int, seed: int) -> FaceSet:
             ]
         )
     )
-    names = tuple(faces.names[index] for index in chosen)
-    return replace(faces, crops_u8=faces.crops_u8[chosen], labels=faces.labels[chosen], names=names, rejected=())
-
-
-def quantise_network(fp32: Path, int8: Path, inputs: NDArray[np.float32]) -> None:
-    """Write the ONNX network `fp32` to `int8` with 8-bit convolutions and linear layers; the same inputs give the
-    same bytes.
-
-    inputs: float32 (N, C, H, W), what the ranges of the activations are read off.
-    The first convolution and the last linear layer stay in float: they cost little, and the probabilities stay closer
-    to the float network's. Weights use 7 of their 8 bits, so that the sum of two products fits in 16 bits: processors
-    without VNNI instructions add them so, and saturate silently.
-    """
-    import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    prepared = int8.with_name("prepared.onnx")
-    quant_pre_process(fp32, prepared, skip_optimization=True, skip_symbolic_shape=True)
-    nodes = onnx.load(prepared).graph.node
-    convolutions = [node.name for node in nodes if node.op_type == "Conv"]
-    linear_layers = [node.name for node in nodes if node.op_type in ("Gemm", "MatMul")]
-    with contextlib.redirect_stdout(io.StringIO()):  # the calibrator prints its progress
-        quantize_static(
-            prepared,
-            int8,
-            _CalibrationInputs(inputs),
-            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-            nodes_to_exclude=convolutions[:1] + linear_layers[-1:],
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.Percentile,
-            extra_options={"CalibPercentile": PERCENTILE},
-        )
-    network = onnx.load(int8)
-    _drop_notes(network)
-    onnx.save(network, int8)
-
-
-class _CalibrationInputs:
-    """Inputs one by one, as onnxruntime's calibrator asks for them; it can join batches of one size only."""
-
-    def __init__(self, inputs: NDArray[np.float32]) -> None:
-        self._batches: Iterator[NDArray[np.float32]] = iter(inputs[:, None])
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """The next feed, None after the last."""
-        batch = next(self._batches, None)
-        return None if batch is None else {"input": batch}
-
-
-def _drop_notes(network: onnx.ModelProto) -> None:
-    """Remove what the exporter notes of its own source (stack traces with paths of this machine)."""
-    graph = network.graph
-    del graph.value_info[:]
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        del part.metadata_props[:]
+    return replace(
+        faces,
+        crops_u8=faces.crops_u8[chosen],
+        labels=faces.labels[chosen],
+        names=tuple(faces.names[index] for index in chosen),
+        rejected=(),
+        votes=None if faces.votes is None else faces.votes[chosen],
+        soft_labels=None if faces.soft_labels is None else faces.soft_labels[chosen],
+    )
 
 
 def _reports(manifest: EmotionManifest, network: Path, faces: FaceSet) -> list[Report]:
-    """One report for each of the manifest's evaluations, of an ONNX file that no engine loads yet."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(network), providers=["CPUExecutionProvider"])
-
-    def run(inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        return tuple(session.run(None, {"input": inputs}))
-
-    return [evaluate(manifest, run, faces, scores.split, scores.tta) for scores in manifest.evaluations]
+    """One report for each of the manifest's evaluations."""
+    return reports_of_file(manifest, network, faces, [(scores.split, scores.tta) for scores in manifest.evaluations])
 
 
 def _changed(bundle: Bundle, **changes: object) -> EmotionManifest:

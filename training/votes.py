@@ -12,11 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-FERPLUS_CATEGORIES = (
-    "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "not-a-face",
-)  # fmt: skip
-"""The order of the ten vote columns."""
-
 _PENALTY = 1e-4
 _ITERATIONS = 300
 
@@ -24,7 +19,7 @@ _ITERATIONS = 300
 def labels_given_votes(votes: NDArray[np.int8], labels: NDArray[np.int64], n_classes: int) -> NDArray[np.float32]:
     """P(label | votes) of each face, float32 (N, K), fitted on these faces themselves.
 
-    votes: int8 (N, 10) in the order of FERPLUS_CATEGORIES; a row of zeros is a face that nobody voted on. labels:
+    votes: int8 (N, 10) in the order of `training.ferplus.FERPLUS_CATEGORIES`; a row of zeros is a face that nobody voted on. labels:
     int64 (N,). The features of a face are its vote shares, their logarithms and which category half of the annotators
     chose. Deterministic: the loss is convex.
     """

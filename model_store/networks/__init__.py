@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from model_store.bundle import Bundle
-from model_store.errors import ManifestError, UnsafeWeightsError, WeightsMismatchError
+from model_store.errors import ManifestError, PretrainedWeightsError, UnsafeWeightsError, WeightsMismatchError
 from model_store.manifest import Architecture, DetectionManifest, EmotionManifest
 
 if TYPE_CHECKING:
@@ -47,18 +47,23 @@ def build_classifier(
 ) -> nn.Module:
     """A classifier with fresh weights: float32 (N, in_channels, S, S) → logits (N, n_outputs).
 
-    pretrained: fetch timm's weights for the backbone; the other families have none.
+    pretrained: start the backbone from timm's weights, see `build_timm`; the other families have none.
     Raises ManifestError for an unknown family or options that the family does not take, PretrainedWeightsError when
-    weights cannot be fetched.
+    there are no such weights, or when they cannot be had.
     """
     builder = BUILDERS.get(architecture.family)
     if builder is None:
         known = ", ".join(sorted(BUILDERS))
         raise ManifestError(f"architecture.family: {architecture.family!r} is none of {known}")
+    if pretrained and architecture.family != "timm":
+        raise PretrainedWeightsError(f"a {architecture.family} has no pretrained weights; the timm family has")
     try:
         return builder(n_outputs, in_channels, dict(architecture.options), pretrained)
-    except (TypeError, KeyError, RuntimeError) as error:
-        raise ManifestError(f"architecture.options: {error}") from error
+    except PretrainedWeightsError:
+        raise
+    except Exception as error:  # the options go to constructors of other libraries, which check them as they like
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ManifestError(f"architecture.options: {reason}") from error
 
 
 def build_networks(manifest: DetectionManifest | EmotionManifest) -> dict[str, nn.Module]:

@@ -8,6 +8,7 @@ import timm
 from torch import nn
 
 from model_store.errors import PretrainedWeightsError
+from model_store.networks.pretrained_weights import weights_overlay
 
 
 def build_timm(
@@ -21,34 +22,59 @@ def build_timm(
     stem_stride: int | None = None,
     **options: Any,
 ) -> nn.Module:
-    """`timm.create_model(model, **options)` with `n_outputs` logits.
+    """`timm.create_model(model, **options)` with `n_outputs` logits: (N, in_channels, S, S) → (N, n_outputs).
 
+    pretrained: start from timm's weights for the model's name. Its head is a fresh one, and its first convolution is
+    summed over RGB when `in_channels` is 1.
     head_hidden: replace the classifier by linear → ReLU → dropout → linear, with so many features between.
-    stem_stride: the first convolution's stride, 1 to keep small faces large. Raises PretrainedWeightsError when
-    timm cannot fetch the weights, RuntimeError for a model that timm does not know.
+    stem_stride: the first convolution's stride, 1 to keep small faces large; for networks that begin with a padded
+    convolution, which a transformer's patches are not.
+    Raises PretrainedWeightsError when the weights are not to be had, ValueError for options that do not fit the
+    model, and what timm raises for a model or an option that it does not know.
     """
-    try:
-        network: nn.Module = timm.create_model(
-            model, pretrained=pretrained, num_classes=n_outputs, in_chans=in_channels, **options
-        )
-    except Exception as error:
-        if not pretrained or not timm.is_model(model):
-            raise
-        raise PretrainedWeightsError(
-            f"{model}: its pretrained weights could not be fetched ({type(error).__name__}: {error}). "
-            "They come from a model hub: go online once, fill timm's cache, or train with network.pretrained = false"
-        ) from error
+    if head_dropout and head_hidden is None:
+        raise ValueError("head_dropout: only between the two layers of head_hidden; drop_rate is timm's own")
+    if pretrained:
+        # Built once without: so a wrong option is told apart from weights that cannot be had.
+        timm.create_model(model, num_classes=n_outputs, in_chans=in_channels, **options)
+        overlay = weights_overlay(model, options.get("cache_dir"))
+        try:
+            network: nn.Module = timm.create_model(
+                model,
+                pretrained=True,
+                pretrained_cfg_overlay=overlay,
+                num_classes=n_outputs,
+                in_chans=in_channels,
+                **options,
+            )
+        except Exception as error:
+            raise PretrainedWeightsError(
+                f"{model}: its pretrained weights could not be loaded ({_one_line(error)})"
+            ) from error
+    else:
+        network = timm.create_model(model, num_classes=n_outputs, in_chans=in_channels, **options)
     if head_hidden is not None:
-        classifier = network.get_classifier()  # type: ignore[operator]
-        head = nn.Sequential(
-            nn.Linear(classifier.in_features, head_hidden),
-            nn.ReLU(),
-            nn.Dropout(head_dropout),
-            nn.Linear(head_hidden, n_outputs),
-        )
-        name = next(name for name, module in network.named_modules() if module is classifier)
-        network.set_submodule(name, head)
+        _replace_classifier(network, n_outputs, head_hidden, head_dropout)
     if stem_stride is not None:
-        first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
-        first.stride = (stem_stride, stem_stride)
+        _set_stem_stride(network, model, stem_stride)
     return network
+
+
+def _replace_classifier(network: nn.Module, n_outputs: int, hidden: int, dropout: float) -> None:
+    classifier = network.get_classifier()  # type: ignore[operator]
+    name = next(name for name, module in network.named_modules() if module is classifier)
+    head = nn.Sequential(
+        nn.Linear(classifier.in_features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, n_outputs)
+    )
+    network.set_submodule(name, head)
+
+
+def _set_stem_stride(network: nn.Module, model: str, stride: int) -> None:
+    stem = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    if stem.padding == (0, 0):
+        raise ValueError(f"stem_stride: {model} begins with patches that may not overlap; choose its patch_size")
+    stem.stride = (stride, stride)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -38,7 +38,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> ServableModel:
 
 @pytest.fixture(scope="session")
 def _int8_bundle(tiny_model: ServableModel, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    from training.quantise import quantise_network
+    from training.int8_network import quantise_network
 
     folder = tmp_path_factory.mktemp("int8")
     inputs = np.random.default_rng(0).standard_normal((32, 1, 32, 32), np.float32)

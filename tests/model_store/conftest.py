@@ -39,7 +39,7 @@ def built(published: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Servab
 @pytest.fixture(scope="session")
 def int8_published(built: ServableModel, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The tiny bundle with an int8 network, made from the weights that it carries; not to be changed."""
-    from training.quantise import quantise_network
+    from training.int8_network import quantise_network
 
     folder = tmp_path_factory.mktemp("int8")
     inputs = np.random.default_rng(0).standard_normal((32, 1, 32, 32), np.float32)

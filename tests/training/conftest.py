@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from handlers.classifier import EmotionClassifier
 from model_store.bundle import Bundle, publish_bundle
@@ -47,6 +49,15 @@ def published(finished_run: FinishedRun, tmp_path_factory: pytest.TempPathFactor
     root = tmp_path_factory.mktemp("bundles")
     run = finished_run
     return publish(run.experiment, run.folder, run.validation_set, root, "1.0.0", run.source)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One CPU thread, as every process of several has: sums come out the same in all of them, and forks are safe."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import csv
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from model_store.manifest import InputSpec
 from model_store.networks.preact_resnet import PreActResNet
 from tests.pictures import encoded
-from training.config import Experiment, parse_experiment
+from training.config import Experiment, parse_recipe
 from training.data import FER2013_LABELS, FaceSet
+from training.ferplus import FERPLUS_CATEGORIES
 
 SIDE_PX = 16
 _GRID = 4
@@ -117,7 +119,7 @@ def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         *sections, key = path.split(".")
         target = values
         for section in sections:
-            target = target[section]
+            target = target.setdefault(section, {})
         if value is None:
             del target[key]
         else:
@@ -128,7 +130,8 @@ def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def tiny_experiment(**changes: Any) -> Experiment:
     """The tiny experiment; write `optim__epochs=4` for a key of a section."""
     dotted = {path.replace("__", "."): value for path, value in changes.items()}
-    return parse_experiment(changed(tiny_values(), dotted), "tiny")
+    (experiment,) = parse_recipe(changed(tiny_values(), dotted), "tiny")
+    return experiment
 
 
 def write_toml(path: Path, values: dict[str, Any]) -> Path:
@@ -144,7 +147,11 @@ def write_toml(path: Path, values: dict[str, Any]) -> Path:
 
 
 def _toml(value: object) -> str:
-    return "nan" if value != value else json.dumps(value)
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else json.dumps(value)
 
 
 @contextmanager
@@ -161,3 +168,28 @@ def fed_to_the_network() -> Iterator[list[NDArray[np.float32]]]:
         yield batches
     finally:
         handle.remove()
+
+
+def write_voted_parquet(
+    path: Path, rows: list[tuple[str | None, bytes | None, int | None]], votes: Sequence[tuple[int, ...] | None]
+) -> Path:
+    """`write_parquet` with FER+'s ten votes for each row, None for a face that nobody voted on."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(write_parquet(path, rows))
+    for index, category in enumerate((*FERPLUS_CATEGORIES[:9], "nf")):
+        cast = [None if row is None else row[index] for row in votes]
+        table = table.append_column(f"ferplus_{category}", pa.array(cast, pa.int8()))
+    pq.write_table(table, path)
+    return path
+
+
+def write_votes(path: Path, rows: list[tuple[str, tuple[int, ...] | None]]) -> Path:
+    """Microsoft's `fer2013new.csv`: usage and ten votes of each row."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Usage", "Image name", *FERPLUS_CATEGORIES[:9], "NF"])
+        for number, (usage, votes) in enumerate(rows):
+            writer.writerow([usage, f"fer{number:07}.png", *(votes or (0,) * 10)])
+    return path

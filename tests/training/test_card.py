@@ -1,14 +1,28 @@
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model_store.bundle import Bundle
-from model_store.manifest import CARD_NAME, INT8_NAME, EmotionManifest, read_manifest
+from model_store.manifest import (
+    CARD_NAME,
+    INT8_NAME,
+    CalibrationRecord,
+    EmotionManifest,
+    FileRecord,
+    Int8Record,
+    read_manifest,
+)
 from tests.training.conftest import FinishedRun
 from tests.training.test_evaluate import shipped_classifiers
-from training.evaluate import evaluate, load_network
+from training.card import model_card
+from training.evaluate import Report, evaluate, load_network
+from training.provenance import Provenance
+from training.wild import WildReport
 
 
 def table_after(card: str, start: str) -> dict[str, list[str]]:
@@ -92,6 +106,170 @@ def test_card_shows_the_confusion_of_serving_as_it_is(card: str, published: Bund
     report = evaluate(manifest, load_network(published, "torch", 2), finished_run.validation_set, "x", "none")
     rows = table_after(card, "| | angry")
     assert [[int(cell) for cell in rows[label]] for label in manifest.labels] == report.confusion.tolist()
+
+
+@dataclass(frozen=True)
+class Export:
+    name: str
+    accuracy: float
+    accuracy_flip: float | None
+    ms: float
+    size_bytes: int
+
+
+EXPORTS = (Export("ONNX fp32", 0.51111, 0.52222, 6.12, 1_234_567), Export("dynamic int8", 0.50567, None, 4.56, 345_678))
+WILD = WildReport(
+    model="tiny-faces:1.0.0",
+    precision="int8",
+    n_pictures=140,
+    n_unreadable=3,
+    n_without_face=11,
+    n_left_out=13,
+    n=116,
+    accuracy=0.61234,
+    mean_confidence=0.70707,
+    ece=0.09191,
+    recall={"happy": 0.90909, "neutral": 0.43434},
+    called={"happy": {"happy": 40, "sad": 4}, "neutral": {"neutral": 31, "sad": 27, "angry": 14}},
+)
+STATIC_NUMBERS = {
+    *("8", "15", "30", "48", "65", "100", "601", "2013", "2016", "2024", "1689", "5", "1", "50", "3", "1.0", "0", "16"),
+}
+"""Years, articles, and what is said of every model: none of them a figure of this one."""
+
+
+def reports_of(manifest: EmotionManifest) -> list[Report]:
+    rng = np.random.default_rng(0)
+    return [
+        Report(manifest.tag, manifest.temperature, scores, rng.integers(200, 900, (7, 7)))
+        for scores in manifest.evaluations
+    ]
+
+
+@pytest.fixture(scope="module")
+def manifest(published: Bundle) -> EmotionManifest:
+    assert isinstance(published.manifest, EmotionManifest)
+    return published.manifest
+
+
+@pytest.fixture(scope="module")
+def full_card(manifest: EmotionManifest, finished_run: FinishedRun) -> str:
+    counts = np.bincount(finished_run.training_set.labels, minlength=7).tolist()
+    provenance = Provenance.of([finished_run.experiment], counts)
+    reports = reports_of(manifest)
+    return model_card(manifest, reports, 12_345, macs=175_429_248, provenance=provenance, exports=EXPORTS, wild=[WILD])
+
+
+def test_every_number_of_the_card_is_one_that_it_was_given(
+    full_card: str, manifest: EmotionManifest, finished_run: FinishedRun
+) -> None:
+    """Takes all numbers out of the card, and all ways in which the given figures may be shown off them."""
+    shown: set[str] = set(STATIC_NUMBERS)
+    figures: list[float] = [manifest.temperature, manifest.input.size_px, manifest.input.channels, 12_345, 175_429_248]
+    figures += [len(manifest.labels), manifest.face_crop.scale, manifest.face_crop.shift_x, manifest.face_crop.shift_y]
+    for scores in manifest.evaluations:
+        figures += [scores.n, scores.accuracy, scores.macro_f1, scores.ece, scores.ece_uncalibrated]
+        for one in scores.per_class.values():
+            figures += [one.n, one.precision, one.recall, one.f1]
+    for report in reports_of(manifest):
+        figures += report.confusion.ravel().tolist()
+    for export in EXPORTS:
+        figures += [export.accuracy, export.accuracy_flip or 0, export.ms, export.size_bytes]
+    figures += [WILD.n_pictures, WILD.n_without_face, WILD.n, WILD.accuracy, WILD.standard_error, WILD.ece]
+    figures += [WILD.mean_confidence, *WILD.recall.values(), *WILD.called["neutral"].values(), 72]
+    counts = np.bincount(finished_run.training_set.labels, minlength=7)
+    figures += [*counts.tolist(), *(counts / counts.sum()).tolist(), int(counts.sum())]
+    optim = finished_run.experiment.optim
+    figures += [optim.epochs, optim.batch_size, optim.max_lr, optim.weight_decay]
+    for figure in figures:
+        for scale in (1, 100, 1e-6):
+            shown |= {f"{figure * scale:.{digits}f}".lstrip("-") for digits in range(6)} | {f"{figure:g}".lstrip("-")}
+    texts = re.sub(r"`[^`]*`|\{[^}]*\}", "", full_card)  # commands, digests, and the network's options
+    texts = texts.replace(f"# {manifest.name} {manifest.version}", "").replace(manifest.training.note, "")
+    texts = texts.replace(manifest.licence, "")
+    found = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?(?![\w])", texts))
+    assert len(found) > 100
+    assert found - shown == set()
+
+
+def test_full_card_holds_what_it_was_given(full_card: str, manifest: EmotionManifest) -> None:
+    check_card(full_card.replace("int8", "8-bit"), manifest)
+    speed = table_after(full_card[full_card.index("## Speed") :], "| network |")
+    assert speed["ONNX fp32"] == ["51.11%", "52.22%", "6.12", "1.2"]
+    assert speed["dynamic int8"] == ["50.57%", "–", "4.56", "0.3"]
+    wild = full_card[full_card.index("## In the wild") :]
+    assert table_after(wild, "| network |")["int8"] == ["140", "11", "116", "61.2% ± 4.5%", "70.7%", "9.2%"]
+    assert table_after(wild, "| recall |")["int8"] == ["90.9%", "43.4%"]
+    assert "Neutral faces (72) were called: neutral 31, sad 27, angry 14." in wild
+    assert "175 M multiply-adds" in full_card
+    assert "fresh weights" in full_card
+
+
+def test_sections_without_figures_are_left_out(manifest: EmotionManifest) -> None:
+    bare = model_card(manifest, reports_of(manifest), 12_345)
+    for heading in ("## Speed", "## In the wild", "## int8", "**Start**", "multiply-adds"):
+        assert heading not in bare
+
+
+@pytest.mark.parametrize(
+    ("source", "split", "says", "does_not_say"),
+    [
+        ("FER2013 Training", "FER2013 PublicTest", ["web searches", "65 %", "web of 2013"], ["ten people"]),
+        ("FER2013, FER+ labels", "FER+ majority", ["ten people", "web of 2013"], ["web searches", "65 %"]),
+        ("FER2013 Training", "FER2013 PublicTest, FER+ majority", ["ten people"], ["web searches", "65 %"]),
+        ("our own portraits", "held out", ["noisy"], ["FER", "2013", "65 %", "ten people"]),
+    ],
+    ids=["fer2013", "ferplus", "ferplus by its split", "other"],
+)
+def test_limits_speak_of_the_labels_that_the_manifest_names(
+    manifest: EmotionManifest, source: str, split: str, says: list[str], does_not_say: list[str]
+) -> None:
+    evaluations = tuple(scores.model_copy(update={"split": split}) for scores in manifest.evaluations)
+    manifest = manifest.model_copy(update={"source": source, "evaluations": evaluations})
+    text = model_card(manifest, reports_of(manifest), 1)
+    limits = text[text.index("## Limits") :]
+    assert all(words in limits for words in says)
+    assert not any(words in limits for words in does_not_say)
+
+
+def test_layers_of_the_int8_network_in_float_are_named(manifest: EmotionManifest) -> None:
+    record = Int8Record(
+        command="quantise …",
+        quantiser="onnxruntime 0.0.1",
+        calibration=CalibrationRecord(split="generated faces", n=50, data_sha256="1" * 64, method="percentile 9"),
+        evaluations=manifest.evaluations,
+    )
+    files = manifest.files | {INT8_NAME: FileRecord(size_bytes=7_700_000, sha256="0" * 64)}
+    plain = manifest.model_copy(update={"int8": record, "files": files})
+    card = model_card(plain, reports_of(plain), 1)
+    check_card(card, plain)
+    assert "but for its first and its last layer. On" in card
+    mixed = plain.model_copy(update={"int8": record.model_copy(update={"float_layers": ("conv_3", "conv_9")})})
+    assert "its last layer, and 2 more that bear it least (`conv_3`, `conv_9`)." in model_card(
+        mixed, reports_of(mixed), 1
+    )
+
+
+def test_how_kernels_are_stored_is_said_once(manifest: EmotionManifest) -> None:
+    assert "kernels stored as float16" in model_card(manifest, reports_of(manifest), 1)
+    note = f"{manifest.training.note}, kernels stored as float32 (as float16 they move a probability by 0.03)"
+    record = manifest.training.model_copy(update={"note": note})
+    exact = manifest.model_copy(update={"training": record})
+    assert "kernels stored as float16" not in model_card(exact, reports_of(exact), 1)
+
+
+def test_rare_classes_are_named_with_their_faces(manifest: EmotionManifest) -> None:
+    def with_counts(counts: dict[str, int]) -> str:
+        scores = manifest.evaluations[0]
+        per_class = {
+            label: one.model_copy(update={"n": counts.get(label, 500)}) for label, one in scores.per_class.items()
+        }
+        scores = scores.model_copy(update={"per_class": per_class, "n": sum(one.n for one in per_class.values())})
+        changed = manifest.model_copy(update={"evaluations": (scores,)})
+        return model_card(changed, reports_of(changed), 1)
+
+    assert "`disgust` (56 of 3056 faces)" in with_counts({"disgust": 56})
+    assert "Rare in them" not in with_counts({})
 
 
 @pytest.mark.parametrize(

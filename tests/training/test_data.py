@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model_store.bundle import BUNDLES_ROOT, open_bundle
+from model_store.manifest import EmotionManifest
 from tests.pictures import encoded
 from tests.training.faces import (
     csv_rows,
@@ -17,9 +19,13 @@ from tests.training.faces import (
     write_csv,
     write_folders,
     write_parquet,
+    write_voted_parquet,
+    write_votes,
 )
 from training.data import FER2013_LABELS, FaceSet, load_faces
 from training.errors import DataError
+from training.ferplus import FERPLUS_EMOTIONS, NO_EMOTION_WINS, NOBODY_VOTED, VOTES_DISAGREE, emotion_shares
+from training.label_names import FANE_LABELS
 
 SPEC = spec_of(48)
 
@@ -56,6 +62,115 @@ def test_every_layout_gives_the_same_faces(
     assert np.array_equal(loaded.labels, faces.labels)
     assert loaded.rejected == ()
     assert loaded.sha256 == faces.sha256
+
+
+def test_split_file_gives_the_faces_of_the_split_that_is_asked_for(faces: FaceSet, tmp_path: Path) -> None:
+    write_folders(tmp_path / "faces", faces)
+    whole = load_faces(tmp_path / "faces", FER2013_LABELS, SPEC)
+    lines = [
+        f"faces/{name},{name.split('/')[0]},{('train', 'validation')[row % 2]}" for row, name in enumerate(whole.names)
+    ]
+    (tmp_path / "split.csv").write_text("\n".join(["path,class,split", *lines, "faces/sad/gone.png,sad,train", ""]))
+    for usage, first in (("train", 0), ("validation", 1)):
+        part = load_faces(tmp_path / "split.csv", FER2013_LABELS, SPEC, usage=usage)
+        assert np.array_equal(part.crops_u8, whole.crops_u8[first::2])
+        assert np.array_equal(part.labels, whole.labels[first::2])
+        assert part.names == tuple(f"faces/{name}" for name in whole.names[first::2])
+    rejected = load_faces(tmp_path / "split.csv", FER2013_LABELS, SPEC, usage="train").rejected
+    assert [(row.name, row.reason) for row in rejected] == [
+        ("faces/sad/gone.png", "unreadable: No such file or directory")
+    ]
+
+
+def test_nine_classes_of_fane_are_read_in_the_experiments_order(tmp_path: Path) -> None:
+    for level, name in enumerate(FANE_LABELS):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}1.jpg").write_bytes(encoded(np.full((60, 60), level * 20, np.uint8), "JPEG"))
+    loaded = load_faces(tmp_path, FANE_LABELS[::-1], SPEC)
+    assert loaded.labels.tolist() == list(range(8, -1, -1))
+    assert loaded.crops_u8[:, 0, 0, 0].tolist() == [level * 20 for level in range(9)]
+
+
+VOTES = (
+    (8, 2, 0, 0, 0, 0, 0, 0, 0, 0),
+    (5, 1, 0, 0, 4, 0, 0, 0, 0, 0),
+    (0, 0, 0, 0, 0, 0, 0, 0, 8, 2),
+    None,
+    (0, 1, 0, 0, 0, 0, 0, 9, 0, 0),
+    (3, 0, 0, 3, 2, 2, 0, 0, 0, 0),
+    (4, 0, 0, 0, 4, 0, 0, 0, 1, 1),
+)
+OURS = ("angry", "contempt", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+
+
+def voted(layout: str, folder: Path) -> dict[str, Any]:
+    """Path and usage of seven faces with VOTES, in either layout with votes."""
+    faces = generated_faces(len(VOTES), side_px=48)
+    if layout == "parquet":
+        return {"path": write_voted_parquet(folder / "faces.parquet", parquet_rows(faces), VOTES)}
+    rows = [*csv_rows(generated_faces(1, side_px=48, seed=5), "PublicTest"), *csv_rows(faces)]
+    write_votes(folder / "fer2013new.csv", [("PublicTest", VOTES[0]), *(("Training", votes) for votes in VOTES)])
+    return {"path": write_csv(folder / "fer2013.csv", rows), "usage": "Training"}
+
+
+@pytest.mark.parametrize("layout", ["parquet", "csv"])
+def test_majority_of_the_votes_is_the_label_and_faces_without_one_are_counted(layout: str, tmp_path: Path) -> None:
+    faces = load_faces(
+        label_names=FERPLUS_EMOTIONS, spec=SPEC, labels_from="ferplus-majority", **voted(layout, tmp_path)
+    )
+    assert [FERPLUS_EMOTIONS[label] for label in faces.labels] == ["neutral", "neutral", "contempt"]
+    assert np.array_equal(faces.crops_u8, generated_faces(len(VOTES), side_px=48).crops_u8[[0, 1, 4]])
+    assert faces.votes is not None
+    assert faces.votes[2].tolist() == [0, 1, 0, 0, 0, 0, 0, 9, 0, 0]
+    assert faces.soft_labels is None
+    assert faces.rejected == ()
+    assert dict(faces.left_out) == {NOBODY_VOTED: 1, NO_EMOTION_WINS: 1, VOTES_DISAGREE: 2}
+
+
+@pytest.mark.parametrize("layout", ["parquet", "csv"])
+def test_distribution_of_the_votes_is_the_soft_label_in_the_experiments_order(layout: str, tmp_path: Path) -> None:
+    faces = load_faces(label_names=OURS, spec=SPEC, labels_from="ferplus-distribution", **voted(layout, tmp_path))
+    said = [dict(zip(OURS, row.tolist(), strict=True)) for row in faces.soft_labels]
+    shares = [{name: round(share, 4) for name, share in row.items() if share} for row in said]
+    assert shares == [
+        {"neutral": 1.0},
+        {"angry": 0.4444, "neutral": 0.5556},
+        {"contempt": 1.0},
+        {"angry": 0.5, "neutral": 0.5},
+    ]
+    assert [OURS[label] for label in faces.labels] == ["neutral", "neutral", "contempt", "neutral"]
+    assert faces.soft_labels.dtype == np.float32
+    assert faces.labels.dtype == np.int64
+    assert dict(faces.left_out) == {NOBODY_VOTED: 1, NO_EMOTION_WINS: 1, VOTES_DISAGREE: 1}
+
+
+def test_votes_do_not_change_the_digest_of_a_set_with_its_own_labels(faces: FaceSet, tmp_path: Path) -> None:
+    rows = parquet_rows(faces)
+    path = write_voted_parquet(tmp_path / "faces.parquet", rows, [VOTES[0]] * len(rows))
+    plain = load_faces(path, FER2013_LABELS, SPEC)
+    assert plain.votes is not None
+    assert plain.sha256 == faces.sha256
+    digests = {
+        load_faces(path, FERPLUS_EMOTIONS, SPEC, labels_from=rule).sha256
+        for rule in ("ferplus-majority", "ferplus-distribution")
+    }
+    assert len({plain.sha256, *digests}) == 3
+
+
+def test_votes_are_asked_for_where_there_are_none(faces: FaceSet, tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "faces.parquet", parquet_rows(faces))
+    with pytest.raises(DataError, match=r"faces\.parquet: has no FER\+ votes"):
+        load_faces(path, FERPLUS_EMOTIONS, SPEC, labels_from="ferplus-majority")
+    path = write_csv(tmp_path / "fer2013.csv", csv_rows(faces))
+    with pytest.raises(DataError, match=r"has no FER\+ votes.*fer2013new\.csv"):
+        load_faces(path, FERPLUS_EMOTIONS, SPEC, usage="Training", labels_from="ferplus-majority")
+
+
+def test_set_whose_votes_settle_on_nothing_is_refused(tmp_path: Path) -> None:
+    rows = parquet_rows(generated_faces(2, side_px=48))
+    path = write_voted_parquet(tmp_path / "faces.parquet", rows, [VOTES[2], None])
+    with pytest.raises(DataError, match="settle on no emotion for any of 2"):
+        load_faces(path, FERPLUS_EMOTIONS, SPEC, labels_from="ferplus-distribution")
 
 
 def test_names_say_where_a_face_came_from(faces: FaceSet, tmp_path: Path) -> None:
@@ -219,12 +334,15 @@ def text_file(name: str) -> Callable[[Path], Path]:
             folder_of("happy"), "Training", "a Usage can be chosen only in the CSV layout", id="usage of folder"
         ),
         pytest.param(
-            parquet_of(("a", PIXEL, 0)), "Training", "a Usage can be chosen only in the CSV", id="usage of parquet"
+            parquet_of(("a", PIXEL, 0)),
+            "Training",
+            "a Usage can be chosen only in the CSV layout",
+            id="usage of parquet",
         ),
         pytest.param(
             csv_of([0, BLANK, "Training"], header=("label", "pixels", "Usage")),
             "Training",
-            "expected the columns emotion, pixels, Usage",
+            "expected the columns emotion, pixels, Usage or path, class, split",
             id="csv header",
         ),
         pytest.param(text_file("faces.jpg"), None, "neither a .parquet or .csv file nor a folder", id="picture"),
@@ -268,11 +386,15 @@ def test_face_set_refuses_arrays_that_do_not_fit(crops: np.ndarray, n_labels: in
         FaceSet(crops, np.zeros(n_labels, np.int64), ("a", "b"), FER2013_LABELS, ())
 
 
-def test_fer2013_validation_split_is_whole(fer2013: Path) -> None:
-    faces = load_faces(fer2013 / "validation.parquet", FER2013_LABELS, SPEC)
-    counts = dict(zip(FER2013_LABELS, np.bincount(faces.labels).tolist(), strict=True))
-    assert faces.rejected == ()
-    assert faces.crops_u8.shape == (3589, 48, 48, 1)
+@pytest.fixture(scope="module")
+def public_test(fer2013: Path) -> FaceSet:
+    return load_faces(fer2013 / "validation.parquet", FER2013_LABELS, SPEC)
+
+
+def test_fer2013_validation_split_is_whole(public_test: FaceSet) -> None:
+    counts = dict(zip(FER2013_LABELS, np.bincount(public_test.labels).tolist(), strict=True))
+    assert public_test.rejected == ()
+    assert public_test.crops_u8.shape == (3589, 48, 48, 1)
     assert counts == {
         "angry": 467,
         "disgust": 56,
@@ -282,4 +404,25 @@ def test_fer2013_validation_split_is_whole(fer2013: Path) -> None:
         "surprise": 415,
         "neutral": 607,
     }
-    assert 120 < faces.crops_u8.mean() < 140
+    assert 120 < public_test.crops_u8.mean() < 140
+
+
+def test_fer2013_validation_split_keeps_its_digest(public_test: FaceSet) -> None:
+    assert public_test.sha256 == "bd7a474fe73a67a0989c881f34a21bc19d1ea2252884e8c536f136bc5b5c2b53"
+    assert public_test.votes_sha256 == "d3bfc35178021a89333d4ded0cb49495071dd1d73ccd2112a628e94bc17fe899"
+
+
+@pytest.mark.parametrize(("rule", "n"), [("ferplus-majority", 3199), ("ferplus-distribution", 3505)])
+def test_fer2013_validation_split_by_the_rules_of_ferplus(rule: Any, n: int, public_test: FaceSet) -> None:
+    assert public_test.votes is not None
+    reasons = emotion_shares(public_test.votes, rule).reasons
+    assert reasons.count(None) == n
+    assert reasons.count(NOBODY_VOTED) == 10
+
+
+@pytest.mark.slow
+def test_fer2013_training_split_is_the_one_that_the_shipped_bundle_names(fer2013: Path) -> None:
+    manifest = open_bundle(BUNDLES_ROOT / "fer2013-resnet" / "1.1.0").manifest
+    assert isinstance(manifest, EmotionManifest)
+    faces = load_faces(fer2013 / "train.parquet", manifest.labels, manifest.input)
+    assert faces.sha256 == manifest.training.data_sha256

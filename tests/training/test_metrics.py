@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.metrics import expected_calibration_error, score
+from training.metrics import (
+    expected_calibration_error,
+    reliability_bins,
+    roc_curve,
+    roc_curves,
+    score,
+    worst_class,
+)
 
 NAMES = ("angry", "happy", "sad")
 
@@ -81,3 +88,81 @@ def test_every_edge_of_the_fifteen_bins_belongs_to_the_bin_below_it(index: int) 
     # In one bin with the face below: |1/2 - (edge - 0.0005)| for two of three; alone above: edge + 0.001.
     expected = 2 / 3 * abs(0.5 - (edge - 0.0005)) + 1 / 3 * (edge + 0.001)
     assert expected_calibration_error(probabilities, labels) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scores", "positive", "area"),
+    [
+        pytest.param([0.9, 0.8, 0.3, 0.1], [1, 1, 0, 0], 1.0, id="apart"),
+        pytest.param([0.1, 0.3, 0.8, 0.9], [1, 1, 0, 0], 0.0, id="the wrong way round"),
+        # Of the four pairs 0.9 > 0.8, 0.9 > 0.1, 0.3 < 0.8, 0.3 > 0.1.
+        pytest.param([0.9, 0.8, 0.3, 0.1], [1, 0, 1, 0], 0.75, id="three of four pairs"),
+        pytest.param([0.5, 0.5, 0.5, 0.5, 0.5], [1, 0, 1, 0, 0], 0.5, id="all tied"),
+        # Of the six pairs: 0.7 beats two and ties one, 0.4 beats one and ties none.
+        pytest.param([0.7, 0.7, 0.4, 0.5, 0.2], [1, 0, 1, 0, 0], 3.5 / 6, id="one tie counts half"),
+    ],
+)
+def test_area_is_the_share_of_pairs_in_order(scores: list[float], positive: list[int], area: float) -> None:
+    for order in (slice(None), slice(None, None, -1)):  # the order of the samples must not matter, ties least of all
+        curve = roc_curve(np.array(scores)[order], np.array(positive, bool)[order])
+        assert curve is not None
+        assert curve.auc == pytest.approx(area)
+
+
+def test_roc_of_a_small_case_worked_out_by_hand() -> None:
+    # Thresholds 0.9: one of two hits; 0.6: a hit and two of three alarms; 0.1: all.
+    curve = roc_curve(np.array([0.6, 0.9, 0.6, 0.1, 0.6]), np.array([True, True, False, False, False]))
+    assert curve is not None
+    assert curve.true_positive_rate.tolist() == [0, 0.5, 1, 1]
+    assert curve.false_positive_rate == pytest.approx([0, 0, 2 / 3, 1])
+
+
+def test_area_equals_the_count_of_all_pairs_on_many_tied_scores() -> None:
+    rng = np.random.default_rng(0)
+    scores, positive = rng.integers(0, 12, 300) / 12, rng.random(300) < 0.3
+    differences = scores[positive][:, None] - scores[~positive][None, :]
+    pairs = (differences > 0).mean() + 0.5 * (differences == 0).mean()
+    curve = roc_curve(scores, positive)
+    assert curve is not None
+    assert curve.auc == pytest.approx(pairs)
+
+
+def test_no_curve_without_both_kinds() -> None:
+    scores = np.array([0.1, 0.9])
+    assert roc_curve(scores, np.array([True, True])) is None
+    assert roc_curve(scores, np.array([False, False])) is None
+    curves = roc_curves(called((0, 0.9), (1, 0.8), (0, 0.6)), np.array([0, 1, 1]), NAMES)
+    assert list(curves) == ["angry", "happy"]  # nobody is sad
+    assert curves["angry"].auc == 1.0
+
+
+def test_reliability_bins_of_a_small_case_worked_out_by_hand() -> None:
+    probabilities = called((0, 0.5), (0, 0.45), (1, 0.9), (1, 1.0), (2, 0.92))
+    bins = reliability_bins(probabilities, np.array([0, 1, 1, 1, 0]), n_bins=4)
+    assert [(one.lower, one.upper, one.n) for one in bins] == [
+        (0, 0.25, 0),
+        (0.25, 0.5, 2),
+        (0.5, 0.75, 0),
+        (0.75, 1, 3),
+    ]
+    assert [one.confidence for one in bins] == pytest.approx([0, 0.475, 0, 0.94])
+    assert [one.accuracy for one in bins] == pytest.approx([0, 0.5, 0, 2 / 3])
+
+
+@pytest.mark.parametrize("n_bins", [1, 4, 15])
+def test_calibration_error_is_the_mean_distance_over_the_bins(n_bins: int) -> None:
+    rng = np.random.default_rng(1)
+    probabilities = rng.dirichlet(np.ones(3) * 0.7, 500).astype(np.float32)
+    labels = rng.integers(0, 3, 500)
+    bins = reliability_bins(probabilities, labels, n_bins)
+    assert sum(one.n for one in bins) == 500
+    mean = sum(one.n / 500 * abs(one.confidence - one.accuracy) for one in bins)
+    assert expected_calibration_error(probabilities, labels, n_bins) == pytest.approx(mean, abs=1e-6)
+
+
+def test_worst_class_is_the_lowest_f1_of_those_with_samples() -> None:
+    scores = score(called((0, 0.9), (0, 0.9), (1, 0.9)), np.array([0, 1, 1]), NAMES)
+    assert scores.per_class["sad"].f1 == 0.0  # nobody is sad, so it is no worst class
+    assert worst_class(scores.per_class) == "angry"  # 2/3 each: the first
+    with pytest.raises(ValueError):
+        worst_class({})

@@ -9,16 +9,17 @@ from safetensors.numpy import load_file
 from handlers.classifier import EmotionClassifier
 from model_store.bundle import Bundle, open_bundle
 from model_store.errors import BundleExistsError, ManifestError
-from model_store.manifest import CARD_NAME, EmotionManifest
+from model_store.manifest import CARD_NAME, INT8_NAME, EmotionManifest
 from tests.training.conftest import FinishedRun
 from tests.training.faces import generated_faces, tiny_experiment
+from training import publish as module
 from training.calibrate import fit_temperature, negative_log_likelihood
 from training.checkpoint import load_checkpoint
 from training.data import FaceSet
 from training.errors import CheckpointError
 from training.evaluate import evaluate, load_network
-from training.loop import BEST
-from training.publish import publish
+from training.history import BEST
+from training.publish import Int8Wish, publish
 
 
 def manifest_of(bundle: Bundle) -> EmotionManifest:
@@ -127,3 +128,44 @@ def test_folder_without_a_run_is_refused(finished_run: FinishedRun, tmp_path: Pa
 @pytest.mark.parametrize("version", ["1.0", "v1.0.0", "../1.0.0", ""])
 def test_odd_version_is_refused(finished_run: FinishedRun, version: str, tmp_path: Path) -> None:
     refused(finished_run, tmp_path, ManifestError, "version: ", version=version)
+
+
+def test_int8_network_comes_in_the_same_version_and_with_the_same_weights(
+    published: Bundle, finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_store.manifest.MAX_INT8_ACCURACY_LOSS", 1.0)  # the tiny run is not sure of its faces
+    monkeypatch.setattr("training.quantise.MAX_INT8_ACCURACY_LOSS", 1.0)
+    run = finished_run
+    wish = Int8Wish(run.training_set, "publish --quantise", n=21)
+    bundle = publish(run.experiment, run.folder, run.validation_set, tmp_path, "1.0.0", run.source, int8=wish)
+    manifest = manifest_of(open_bundle(bundle.folder))
+    assert manifest.int8 is not None
+    assert manifest.int8.command == "publish --quantise"
+    without = {"int8": None, "files": manifest_of(published).files}
+    assert manifest.model_copy(update=without) == published.manifest
+    assert bundle.weights.read_bytes() == published.weights.read_bytes()
+    assert set(manifest.files) == {"model.safetensors", INT8_NAME, CARD_NAME}
+
+
+def test_kernels_that_float16_does_not_hold_stay_float32(
+    finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_ROUNDING", 0.0)
+    run = finished_run
+    bundle = publish(run.experiment, run.folder, run.validation_set, tmp_path, "1.0.0", run.source)
+    best, _ = load_checkpoint(run.folder / BEST)
+    stored = load_file(bundle.weights)
+    assert all(np.array_equal(stored[name], tensor.numpy()) for name, tensor in best.items())
+    assert "kernels stored as float32" in manifest_of(bundle).training.note
+
+
+def test_note_names_teachers_votes_and_start() -> None:
+    experiment = tiny_experiment(
+        network__init_bundle="old:1.0.0", targets={"teachers": ["a:1.0.0"], "teacher_weight": 0.35, "votes": 0.3}
+    )
+    assert module._start(experiment, {"init_sha256": "abc"}) == "from old:1.0.0 with sha256 abc"
+    assert module._teaching(experiment) == (
+        ", taught by a:1.0.0 at a share of 0.35, by FER+'s annotators at a share of 0.3"
+    )
+    assert module._start(tiny_experiment(), {}) == "from fresh weights"
+    assert module._teaching(tiny_experiment()) == ""

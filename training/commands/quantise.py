@@ -19,6 +19,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_split(quantise, "validation", "the faces of the model's evaluations")
     quantise.add_argument("--version", required=True, help="like 1.1.0; a version that stands is never replaced")
     quantise.add_argument("--faces", type=int, default=1024, help="training faces to calibrate on")
+    quantise.add_argument(
+        "--keep-float", type=int, metavar="N", help="so many layers stay in float; as few as are needed unless given"
+    )
     quantise.set_defaults(run=_quantise)
 
 
@@ -32,9 +35,19 @@ def _quantise(options: argparse.Namespace) -> None:
     training_set, validation_set = (
         load_split(options, name, manifest.labels, manifest.input) for name in ("data", "validation")
     )
+    kept = "" if options.keep_float is None else f" --keep-float {options.keep_float}"
     command = (
         f"python -m training quantise --model {manifest.tag} --data {options.data.name} "
-        f"--validation {options.validation.name} --version {options.version} --faces {options.faces}"
+        f"--validation {options.validation.name} --version {options.version} --faces {options.faces}{kept}"
     )
-    published = quantise(bundle, training_set, validation_set, options.bundles, options.version, command, options.faces)
+    published = quantise(
+        bundle,
+        training_set,
+        validation_set,
+        options.bundles,
+        options.version,
+        command,
+        options.faces,
+        keep_float=options.keep_float,
+    )
     print(f"published {published.manifest.tag} in {published.folder}")

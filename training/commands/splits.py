@@ -8,20 +8,45 @@ from pathlib import Path
 
 from model_store.manifest import InputSpec
 from training.data import FaceSet, load_faces
+from training.ferplus import LabelsFrom
+
+_LABEL_SOURCES = ("label", "ferplus-majority", "ferplus-distribution")
 
 
-def add_split(parser: argparse.ArgumentParser, name: str, what: str) -> None:
-    """Add `--NAME PATH` and `--NAME-usage USAGE`."""
-    parser.add_argument(f"--{name}", type=Path, required=True, help=f"{what}: .parquet, .csv or class folders")
-    parser.add_argument(f"--{name}-usage", help="with a .csv: Training, PublicTest or PrivateTest")
+def add_split(parser: argparse.ArgumentParser, name: str, what: str, *, required: bool = True) -> None:
+    """Add `--NAME PATH`, `--NAME-usage USAGE` and `--NAME-labels SOURCE`."""
+    parser.add_argument(f"--{name}", type=Path, required=required, help=f"{what}: .parquet, .csv or class folders")
+    parser.add_argument(
+        f"--{name}-usage",
+        help="with a .csv: Training, PublicTest or PrivateTest of fer2013.csv, train, validation or test of a split",
+    )
+    parser.add_argument(
+        f"--{name}-labels",
+        choices=_LABEL_SOURCES,
+        help="the data's own labels or FER+'s votes; unless given, the configuration's if there is one, else label",
+    )
 
 
 def load_split(
-    options: argparse.Namespace, name: str, labels: tuple[str, ...], spec: InputSpec, *, labels_from: str = "label"
+    options: argparse.Namespace,
+    name: str,
+    labels: tuple[str, ...],
+    spec: InputSpec,
+    *,
+    labels_from: LabelsFrom = "label",
 ) -> FaceSet:
-    """The faces of `--NAME`; a line on stderr for each that cannot be read. Raises DataError."""
+    """The faces of `--NAME`; a line on stderr for each that cannot be read or reason why some have no label.
+
+    labels_from: the configuration's, which `--NAME-labels` overrides. Validation faces get the majority label where
+    training takes the votes' distribution, as in Barsoum et al. (2016). Raises DataError.
+    """
+    if name == "validation" and labels_from == "ferplus-distribution":
+        labels_from = "ferplus-majority"
+    labels_from = getattr(options, f"{name}_labels") or labels_from
     path, usage = getattr(options, name), getattr(options, f"{name}_usage")
     faces = load_faces(path, labels, spec, usage=usage, labels_from=labels_from)
     for rejected in faces.rejected:
         print(f"left out {rejected.name}: {rejected.reason}", file=sys.stderr)
+    for reason, count in faces.left_out:
+        print(f"left out {count} faces: {reason}", file=sys.stderr)
     return faces

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from model_store.bundle import BUNDLES_ROOT
+from model_store.errors import ManifestError
 from training.commands.splits import add_split, load_split
-from training.config import load_recipe
-from training.environment import overrides_from_environment
+from training.environment import load_recipe_with, overrides_from_environment
+from training.errors import ConfigError
+
+_DROPOUT_OPTIONS = ("dropout", "drop_rate", "head_dropout")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -17,6 +21,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument("--config", type=Path, required=True, help="a TOML file of training/configs")
     add_split(train, "data", "training faces")
     add_split(train, "validation", "faces that choose the epoch")
+    train.add_argument("--split", help="what to call the validation split; the file's name unless given")
     train.add_argument("--out", type=Path, required=True, help="the run's folder")
     train.add_argument("--init", type=Path, metavar="CHECKPOINT", help="weights that a fresh run starts from")
     train.add_argument("--bundles", type=Path, default=BUNDLES_ROOT, help="where the teachers' bundles are")
@@ -29,24 +34,43 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _train(options: argparse.Namespace) -> None:
     import torch
 
-    from training.recipe import run_recipe
+    from training.artefacts import write_artefacts
+    from training.finished_run import read_experiment
+    from training.recipe import run_recipe, sized
 
-    if options.threads:
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ConfigError(f"--threads: {options.threads} is under 1")
         torch.set_num_threads(options.threads)
-    stages = load_recipe(options.config, overrides_from_environment())
+    if options.stop_after is not None and options.stop_after < 1:
+        raise ConfigError(f"--stop-after: {options.stop_after} is under 1")
+    overrides = overrides_from_environment()
+    stages = load_recipe_with(options.config, overrides)
+    is_first = os.environ.get("RANK", "0") == "0"
+    if overrides and is_first:
+        print("from the environment or .env:", *(f"{name}={value}" for name, value in overrides.items()), flush=True)
     first = stages[0]
     training_set, validation_set = (
         load_split(options, name, first.labels, first.input, labels_from=first.data.labels_from)
         for name in ("data", "validation")
     )
-    run_recipe(
-        stages,
-        training_set,
-        validation_set,
-        options.out,
-        init=options.init,
-        bundles=options.bundles,
-        device=options.device,
-        stop_after=options.stop_after,
-        log=lambda line: print(line, flush=True),
-    )
+    try:
+        folder = run_recipe(
+            stages,
+            training_set,
+            validation_set,
+            options.out,
+            init=options.init,
+            bundles=options.bundles,
+            device=options.device,
+            stop_after=options.stop_after,
+            log=lambda line: print(line, flush=True),
+        )
+    except ManifestError as error:
+        if "DROPOUT_RATE" in overrides and any(f"'{option}'" in str(error) for option in _DROPOUT_OPTIONS):
+            raise ConfigError(f"DROPOUT_RATE: the network takes no dropout ({error})") from None
+        raise
+    if is_first:
+        reached = read_experiment(folder)
+        split = options.split or options.validation_usage or options.validation.name
+        write_artefacts(folder, reached, sized(validation_set, reached), split=split)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import training.recipe
+from model_store.bundle import Bundle
+from model_store.errors import ModelNotFoundError
+from tests.training.faces import changed, generated_faces, tiny_values
+from training.checkpoint import load_checkpoint
+from training.config import Experiment, parse_recipe
+from training.data import FaceSet
+from training.errors import CheckpointError
+from training.history import BEST, LAST
+from training.recipe import run_recipe, sized
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TRAINING, VALIDATION = generated_faces(32), generated_faces(21, seed=1, wrong_labels=0.3)
+
+
+def recipe(**changes: Any) -> tuple[Experiment, ...]:
+    return parse_recipe(changed(tiny_values(), {key.replace("__", "."): value for key, value in changes.items()}), "t")
+
+
+def run(stages: tuple[Experiment, ...], folder: Path, faces: FaceSet = TRAINING, **options: Any) -> Path:
+    return run_recipe(stages, faces, VALIDATION, folder, **{"device": "cpu", "log": lambda line: None, **options})
+
+
+def weights_of(path: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    tensors, _ = load_checkpoint(path)
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def test_recipe_of_one_stage_trains_in_the_folder_itself(tmp_path: Path) -> None:
+    assert run(recipe(), tmp_path) == tmp_path
+    assert (tmp_path / LAST).is_file()
+
+
+STILL = {"optim": {"epochs": 1, "max_lr": 1e-12}}
+
+
+def test_stage_starts_from_the_best_epoch_of_the_one_before(tmp_path: Path) -> None:
+    lines: list[str] = []
+    assert run(recipe(stages=[{}, STILL]), tmp_path, log=lines.append) == tmp_path / "stage-2"
+    assert [line for line in lines if line.startswith("stage")] == ["stage 1 of 2", "stage 2 of 2"]
+    start, after = weights_of(tmp_path / "stage-1" / BEST), weights_of(tmp_path / "stage-2" / LAST, "network.")
+    names = [name for name in start if "running" not in name and "num_batches" not in name]
+    assert all(torch.allclose(start[name], after[name], atol=1e-9) for name in names)
+
+
+def test_interrupted_recipe_goes_on_in_its_stage_and_ends_the_same(tmp_path: Path) -> None:
+    stages = recipe(stages=[{}, {"optim": {"epochs": 2, "max_lr": 0.01}}])
+    run(stages, tmp_path / "whole")
+    assert run(stages, tmp_path / "parts", stop_after=1) == tmp_path / "parts" / "stage-1"
+    assert not (tmp_path / "parts" / "stage-2").exists()
+    assert run(stages, tmp_path / "parts") == tmp_path / "parts" / "stage-2"
+    for stage in ("stage-1", "stage-2"):
+        whole, parts = (weights_of(tmp_path / folder / stage / LAST) for folder in ("whole", "parts"))
+        assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_stage_that_stopped_early_is_finished(tmp_path: Path) -> None:
+    stopping = {"optim": {"epochs": 9, "max_lr": 1e-12}, "schedule": {"kind": "constant", "early_stop_epochs": 1}}
+    frozen = [{"modules": ["blocks", "norm"]}]
+    assert run(recipe(stages=[stopping, STILL], freeze=frozen), tmp_path) == tmp_path / "stage-2"
+    assert load_checkpoint(tmp_path / "stage-1" / LAST)[1]["epoch"] == 2
+
+
+def test_faces_are_brought_to_the_size_of_each_stage(tmp_path: Path) -> None:
+    (small,) = recipe(input__size_px=8)
+    assert sized(TRAINING, small).crops_u8.shape == (32, 8, 8, 1)
+    (same,) = recipe()
+    assert sized(TRAINING, same) is TRAINING
+    (colour,) = recipe(input={**tiny_values()["input"], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3})
+    assert sized(TRAINING, colour).crops_u8.shape == (32, 16, 16, 3)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A line for every time that the teachers are asked."""
+    calls: list[int] = []
+    ask: Callable[..., Any] = training.recipe.teacher_probabilities
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        return ask(*arguments, **options)
+
+    monkeypatch.setattr(training.recipe, "teacher_probabilities", counted)
+    return calls
+
+
+def distilled(temperature: float = 1.0) -> tuple[Experiment, ...]:
+    return recipe(
+        targets={"teachers": ["tiny-faces:1.0.0"], "teacher_weight": 0.5, "temperature": temperature},
+        optim__epochs=2,
+    )
+
+
+def test_teachers_are_asked_once_for_the_same_faces_and_temperature(
+    asked: list[int], published: Bundle, tmp_path: Path
+) -> None:
+    bundles = published.folder.parents[1]
+    run(distilled(), tmp_path / "whole", bundles=bundles)
+    run(distilled(), tmp_path / "parts", bundles=bundles, stop_after=1)
+    assert len(asked) == 2
+    run(distilled(), tmp_path / "parts", bundles=bundles)
+    assert len(asked) == 2
+    whole, parts = (weights_of(tmp_path / folder / LAST) for folder in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    for stages, faces in ((distilled(2.0), TRAINING), (distilled(), generated_faces(32, seed=5))):
+        with pytest.raises(CheckpointError):
+            run(stages, tmp_path / "parts", faces, bundles=bundles)
+    assert len(asked) == 4
+
+
+def test_student_learns_from_its_teacher(published: Bundle, tmp_path: Path) -> None:
+    run(distilled(), tmp_path / "taught", bundles=published.folder.parents[1])
+    run(recipe(), tmp_path / "alone")
+    taught, alone = (weights_of(tmp_path / name / LAST, "network.") for name in ("taught", "alone"))
+    assert not torch.allclose(taught["head.weight"], alone["head.weight"])
+
+
+def test_recipe_starts_from_a_published_bundle(published: Bundle, tmp_path: Path) -> None:
+    stages = recipe(
+        network__init_bundle="tiny-faces:1.0.0", **{f"optim__{key}": v for key, v in STILL["optim"].items()}
+    )
+    run(stages, tmp_path, bundles=published.folder.parents[1])
+    start, after = weights_only(published), weights_of(tmp_path / LAST, "network.")
+    assert torch.allclose(start["head.weight"].float(), after["head.weight"], atol=1e-6)
+
+
+def weights_only(bundle: Bundle) -> dict[str, torch.Tensor]:
+    from training.checkpoint import load_weights
+
+    return load_weights(bundle.weights)
+
+
+def test_teacher_that_is_not_there_is_refused(published: Bundle, tmp_path: Path) -> None:
+    stages = recipe(targets={"teachers": ["tiny-faces:9.9.9"], "teacher_weight": 0.5})
+    with pytest.raises(ModelNotFoundError, match=r"tiny-faces:9\.9\.9"):
+        run(stages, tmp_path, bundles=published.folder.parents[1])
