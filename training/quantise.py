@@ -230,15 +230,7 @@ def stratified_sample(faces: FaceSet, n: int, seed: int) -> FaceSet:
             ]
         )
     )
-    return replace(
-        faces,
-        crops_u8=faces.crops_u8[chosen],
-        labels=faces.labels[chosen],
-        names=tuple(faces.names[index] for index in chosen),
-        rejected=(),
-        votes=None if faces.votes is None else faces.votes[chosen],
-        soft_labels=None if faces.soft_labels is None else faces.soft_labels[chosen],
-    )
+    return faces.rows(chosen)
 
 
 def _reports(manifest: EmotionManifest, network: Path, faces: FaceSet) -> list[Report]:

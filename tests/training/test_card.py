@@ -70,7 +70,7 @@ def check_int8_section(card: str, manifest: EmotionManifest) -> None:
     if int8 is None:
         assert "int8" not in card
         return
-    rows = table_after(card, "| network |")
+    rows = table_after(card, "| network | accuracy | macro F1 |")
     for precision, evaluations in (("fp32", manifest.evaluations), ("int8", int8.evaluations)):
         for scores in evaluations:
             expected = [scores.accuracy, scores.macro_f1, scores.ece_uncalibrated, scores.ece]

@@ -72,7 +72,8 @@ def test_train_publish_evaluate(workplace: Workplace, capsys: pytest.CaptureFixt
     assert len((workplace.run / HISTORY).read_text().splitlines()) == 2
     assert workplace.train() == 0
     out, err = capsys.readouterr()
-    assert [line[:11] for line in out.splitlines()] == ["epoch   1/2", "resumed aft", "epoch   2/2"]
+    assert [line[:11] for line in out.splitlines()] == ["epoch   1/2", "resumed aft", "epoch   2/2", "tiny-faces:"]
+    assert (workplace.run / "metrics.json").exists()
     assert err.count("left out broken.png: unsupported_format") == 2
 
     assert workplace.publish("1.0.0", "--split", "generated", "--source", "drawn by a test") == 0
@@ -180,6 +181,7 @@ def quantisable_workplace(workplace: Workplace, quantisable: Quantisable) -> Wor
     return replace(workplace, training=write_parquet(training, parquet_rows(quantisable.training_set)))
 
 
+@pytest.mark.slow  # test_quantise.py and test_evaluate.py do the same without the command line
 def test_quantise_and_evaluate_int8(quantisable_workplace: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     workplace = quantisable_workplace
     assert workplace.quantise("tiny-faces", "1.1.0", "--faces", "50") == 0
@@ -249,7 +251,7 @@ def test_environment_overrides_the_file_and_is_printed(
 ) -> None:
     (workplace.config.parent / ".env").write_text("NUM_EPOCHS=1\nDROPOUT_RATE='0.25'\nBATCH_SIZE=8\n")
     monkeypatch.setenv("BATCH_SIZE", "24")
-    assert workplace.train() == 0
+    assert workplace.train("--stop-after", "1") == 0
     first, *_, last = capsys.readouterr().out.splitlines()
     assert first == "from the environment or .env: BATCH_SIZE=24 NUM_EPOCHS=1 DROPOUT_RATE=0.25"
     assert last.startswith("epoch   1/1 ")

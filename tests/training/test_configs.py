@@ -203,7 +203,7 @@ _LEARNS_BY_HEART: dict[str, Any] = {
 _NO_DROPOUT: dict[str, Any] = {
     f"network.options.{key}": 0.0 for key in ("dropout", "head_dropout", "drop_rate", "drop_path_rate")
 }
-_FAST = {"fer2013-cnn", "fer2013-small", "ferplus-small"}
+_FAST = {"fer2013-small"}
 _SLOW_LEARNERS = {"fer2013-vit", "pretrained-vit", "fer2013-mobilevitv2", "pretrained-mobilevitv2"}
 
 

@@ -148,7 +148,7 @@ def test_shipped_bundle_scores_about_what_its_manifest_says_on_every_tenth_face(
     manifest = bundle.manifest
     assert isinstance(manifest, EmotionManifest)
     faces = load_faces(fer2013 / "validation.parquet", manifest.labels, manifest.input)
-    tenth = replace(faces, crops_u8=faces.crops_u8[::10], labels=faces.labels[::10], names=faces.names[::10])
+    tenth = faces.rows(np.arange(0, len(faces), 10))
     scores = manifest.evaluations[0]
     again = evaluate(manifest, load_network(bundle, "torch", 1), tenth, scores.split, scores.tta).evaluation
     assert again.n == 359

@@ -70,7 +70,7 @@ def _train(options: argparse.Namespace) -> None:
         if "DROPOUT_RATE" in overrides and any(f"'{option}'" in str(error) for option in _DROPOUT_OPTIONS):
             raise ConfigError(f"DROPOUT_RATE: the network takes no dropout ({error})") from None
         raise
-    if is_first:
+    if is_first and options.stop_after is None:
         reached = read_experiment(folder)
         split = options.split or options.validation_usage or options.validation.name
         write_artefacts(folder, reached, sized(validation_set, reached), split=split)
