@@ -33,7 +33,7 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 
 models: $(REGISTERED) ## export and register the shipped models in the BentoML store
 
-$(REGISTERED): $(INSTALLED) $(wildcard model_store/*.py model_store/networks/*.py model_store/bundles/*/*/manifest.json)
+$(REGISTERED): $(INSTALLED) $(wildcard model_store/*.py model_store/networks/*.py model_store/bundles/*/*/manifest.json) model_store/bundles/defaults.json
 	$(BIN)/python -m model_store register --all
 	@touch $@
 

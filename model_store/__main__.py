@@ -8,7 +8,15 @@ import tempfile
 from pathlib import Path
 
 from model_store import mtcnn, registry
-from model_store.bundle import BUNDLES_ROOT, Bundle, bundle_names, find_bundle, open_bundle, shipped_defaults
+from model_store.bundle import (
+    BUNDLES_ROOT,
+    Bundle,
+    bundle_names,
+    find_bundle,
+    open_bundle,
+    shipped_defaults,
+    version_key,
+)
 from model_store.errors import ModelStoreError
 from model_store.manifest import CARD_NAME, dump_manifest
 
@@ -75,12 +83,19 @@ def _register(options: argparse.Namespace) -> None:
 
 
 def _say_which_defaults_stay(root: Path) -> None:
-    """A line for each task whose default is another model than the one that ships as default: promoting is explicit."""
+    """A line for each task whose default is another model than the one that ships as default: promoting is explicit.
+
+    A newer version of it than ships is the same model.
+    """
     current = registry.defaults()
     for task, name in shipped_defaults(root).items():
-        newest = f"{name}:{find_bundle(root, name).name}"
-        if current.get(task) != newest:
-            print(f"the default stays {current.get(task)}; this one ships now: python -m model_store promote {newest}")
+        newest = find_bundle(root, name).name
+        own_name, _, version = (current.get(task) or "").partition(":")
+        if own_name == name and version_key(version) >= version_key(newest):
+            continue
+        print(
+            f"the default stays {current.get(task)}; this one ships now: python -m model_store promote {name}:{newest}"
+        )
 
 
 def _bundle(name: str, root: Path, work: Path) -> Bundle:

@@ -23,6 +23,7 @@ from model_store.errors import (
 )
 from model_store.manifest import (
     MANIFEST_NAME,
+    TASKS,
     WEIGHTS_NAME,
     DetectionManifest,
     EmotionManifest,
@@ -139,9 +140,7 @@ def publish_bundle(
     """
     if odd := [name for name in files if Path(name).name != name]:
         raise ManifestError(f"files: {', '.join(odd)} is not a plain file name")
-    target = root / manifest.name / manifest.version
-    if target.exists():
-        raise BundleExistsError(f"{target}: that version stands; choose another")
+    target = new_folder(root, manifest.name, manifest.version)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{manifest.version}.", dir=target.parent))
     try:
@@ -162,6 +161,14 @@ def publish_bundle(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Bundle(target, manifest)
+
+
+def new_folder(root: Path, name: str, version: str) -> Path:
+    """Where that version will be published. Raises BundleExistsError when it stands."""
+    folder = root / name / version
+    if folder.exists():
+        raise BundleExistsError(f"{folder}: that version stands; choose another")
+    return folder
 
 
 def find_bundle(root: Path, name: str) -> Path:
@@ -201,6 +208,8 @@ def shipped_defaults(root: Path) -> dict[str, str]:
         raise ManifestError(f"{file}: {error}") from None
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values.values()):
         raise ManifestError(f"{file}: not a map of tasks to names of bundles")
+    if unknown := sorted(set(values) - set(TASKS)):
+        raise ManifestError(f"{file}: {', '.join(unknown)}: none of the tasks {', '.join(TASKS)}")
     return values
 
 

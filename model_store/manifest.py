@@ -26,6 +26,8 @@ CARD_NAME = "MODEL_CARD.md"
 MAX_INT8_ACCURACY_LOSS = 0.003
 """The accuracy gate: how much less than the fp32 network the int8 network may score on the same faces."""
 
+TASKS = ("face-detection", "emotion-classification")
+
 Tta = Literal["none", "flip"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -118,12 +120,16 @@ class Evaluation(Record):
 
 
 class TrainingRecord(Record):
-    """Where the weights come from: the recipe's command and the digests of its config and data."""
+    """Where the weights come from: the recipe's command and the digests of its config and data.
+
+    `provenance` are lines `what: how` for the card, see `training.provenance`.
+    """
 
     command: str
     config_sha256: Sha256
     data_sha256: Sha256
     note: str
+    provenance: tuple[str, ...] = ()
 
 
 class CalibrationRecord(Record):

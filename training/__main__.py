@@ -28,6 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (TrainingError, ModelStoreError, HandlerError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a full disk, a folder that may not be read, a file where a folder should be
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

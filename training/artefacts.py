@@ -6,7 +6,7 @@
     predictions.csv               what the network calls each face, and how sure it is
     training_curves.png  confusion_matrix.png  confusion_matrix_flip.png  roc.png  reliability.png
 
-Scores are those of the best epoch's weights as they are published, with float16 kernels.
+Scores are those of the best epoch's weights as they are published, see `training.finished_run.as_stored`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from handlers.classifier import probabilities_of
-from model_store.manifest import Evaluation, Tta, explain_validation
+from model_store.manifest import explain_validation
 from training.calibrate import fit_temperature, negative_log_likelihood
 from training.complexity import complexity_of, export_for_timing, latencies_ms
 from training.config import Experiment
 from training.data import FaceSet
 from training.errors import CheckpointError
+from training.evaluate import evaluation_of
 from training.finished_run import METRICS, RunMetrics, load_best, read_curves
 from training.history import BEST
 from training.loop import predict_logits
-from training.metrics import Scores, reliability_bins, roc_curves, score, worst_class
+from training.metrics import Scores, reliability_bins, roc_curves, worst_class
 from training.plots import draw_confusion, draw_reliability, draw_roc, draw_training_curves
 
 REPORT_TEXT = "classification_report.txt"
@@ -52,7 +53,7 @@ def write_artefacts(
     split: what to call these faces. Files that stand are replaced.
     Raises CheckpointError when the folder has no run, or one of another configuration or other validation faces.
     """
-    network, size_bytes, state = load_best(folder, experiment)
+    network, size_bytes, state = load_best(folder, experiment, validation_set)
     if state.get("validation_sha256") != validation_set.sha256:
         raise CheckpointError(f"{folder / BEST}: it was not chosen on the given validation faces")
     labels, truth = experiment.labels, validation_set.labels
@@ -60,8 +61,8 @@ def write_artefacts(
     mirrored = replace(validation_set, crops_u8=np.ascontiguousarray(validation_set.crops_u8[:, :, ::-1]))
     logits_flip = (logits + predict_logits(network, mirrored, experiment)) * np.float32(0.5)
     temperature = fit_temperature(logits, truth)
-    plain, scores = _evaluation(logits, temperature, validation_set, split, "none")
-    flipped, scores_flip = _evaluation(logits_flip, temperature, validation_set, split, "flip")
+    plain, scores = evaluation_of(logits, temperature, validation_set, split, "none")
+    flipped, scores_flip = evaluation_of(logits_flip, temperature, validation_set, split, "flip")
     raw, calibrated = (probabilities_of(logits, value) for value in (1.0, temperature))
 
     about = f"{experiment.name}, {split}"
@@ -146,25 +147,6 @@ def report_text(scores: Scores) -> str:
         else:
             lines += ["", f"{name:{width}} {'':10} {'':10} {values:10.4f} {scores.n:10d}"]
     return "\n".join(lines) + "\n"
-
-
-def _evaluation(
-    logits: NDArray[np.float32], temperature: float, faces: FaceSet, split: str, tta: Tta
-) -> tuple[Evaluation, Scores]:
-    before, after = (
-        score(probabilities_of(logits, value), faces.labels, faces.label_names) for value in (1.0, temperature)
-    )
-    evaluation = Evaluation(
-        split=split,
-        tta=tta,
-        n=after.n,
-        accuracy=after.accuracy,
-        macro_f1=after.macro_f1,
-        ece_uncalibrated=before.ece,
-        ece=after.ece,
-        per_class=after.per_class,
-    )
-    return evaluation, after
 
 
 def _checked(path: Path, values: dict[str, object]) -> RunMetrics:

@@ -1,6 +1,7 @@
 """Random changes to training crops: pixels in, pixels out, before the shared preprocessing.
 
-All on whole batches in torch, so that it runs on whatever device the batch is on and costs about a second an epoch.
+All on whole batches in torch, on whatever device the batch is on. The loop augments on the CPU, where an epoch of
+FER2013 at 48 px costs about 15 s of one core.
 """
 
 from __future__ import annotations

@@ -3,49 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from model_store.manifest import INT8_NAME, WEIGHTS_NAME, EmotionManifest, Evaluation, Int8Record
 from training.evaluate import Report
 from training.metrics import ECE_BINS, worst_class
-from training.provenance import Provenance
 
 if TYPE_CHECKING:
+    from training.export_study import ExportRow
     from training.wild import WildReport
 
 _RARE = 0.02
-
-
-class MeasuredExport(Protocol):
-    """One network as it can be run: its scores on the split of the card, milliseconds a face on one thread, bytes.
-
-    `accuracy_flip` is None where it was not measured.
-    """
-
-    @property
-    def name(self) -> str:
-        """ONNX fp32, static int8, …."""
-        ...
-
-    @property
-    def accuracy(self) -> float:
-        """A fraction, without test-time augmentation."""
-        ...
-
-    @property
-    def accuracy_flip(self) -> float | None:
-        """A fraction, with the mirrored face."""
-        ...
-
-    @property
-    def ms(self) -> float:
-        """Median milliseconds of one face on one thread."""
-        ...
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the file."""
-        ...
 
 
 def model_card(
@@ -54,14 +22,13 @@ def model_card(
     n_parameters: int,
     *,
     macs: int | None = None,
-    provenance: Provenance | None = None,
-    exports: Sequence[MeasuredExport] = (),
+    exports: Sequence[ExportRow] = (),
     wild: Sequence[WildReport] = (),
 ) -> str:
     """Markdown. The first report is of serving as it is (no test-time augmentation), in fp32.
 
-    macs: multiply-adds of one face. provenance: how the weights were made, beyond what the manifest says.
-    exports: the network as it can be run, beside each other. wild: scores of the whole chain on photographs.
+    macs: multiply-adds of one face. exports: the network as it can be run, beside each other. wild:
+    scores of the whole chain on photographs.
     Sections without figures are left out.
     """
     lines = [
@@ -73,7 +40,7 @@ def model_card(
         *_exports(reports[0].evaluation.split, exports),
         *_int8(manifest),
         *_wild(wild),
-        *_making(manifest, n_parameters, macs, provenance),
+        *_making(manifest, n_parameters, macs),
         *_limits(manifest),
         f"Licence of the weights: {manifest.licence}.",
         "",
@@ -119,12 +86,12 @@ def _scores(manifest: EmotionManifest, reports: Sequence[Report]) -> list[str]:
             f"ECE is the expected calibration error over {ECE_BINS} equal-width bins. Temperature "
             f"{manifest.temperature}, fitted on {split} without TTA."
         ),
-        f"`python -m training evaluate --model {manifest.name} --data FILE --tta none|flip` prints these figures.",
+        f"`python -m training evaluate --model {manifest.tag} --data FILE --tta none|flip` prints these figures.",
         "",
     ]
 
 
-def _exports(split: str, exports: Sequence[MeasuredExport]) -> list[str]:
+def _exports(split: str, exports: Sequence[ExportRow]) -> list[str]:
     if not exports:
         return []
     return [
@@ -169,7 +136,7 @@ def _int8(manifest: EmotionManifest) -> list[str]:
         ),
         f"* **Recipe**: `{int8.command}`, {int8.quantiser}.",
         (
-            f"* `python -m training evaluate --model {manifest.name} --data FILE --tta none|flip --precision int8` "
+            f"* `python -m training evaluate --model {manifest.tag} --data FILE --tta none|flip --precision int8` "
             "prints its figures. They are onnxruntime's: another engine or processor rounds a few faces elsewhere."
         ),
         "",
@@ -218,7 +185,7 @@ def _wild(reports: Sequence[WildReport]) -> list[str]:
     return lines
 
 
-def _making(manifest: EmotionManifest, n_parameters: int, macs: int | None, provenance: Provenance | None) -> list[str]:
+def _making(manifest: EmotionManifest, n_parameters: int, macs: int | None) -> list[str]:
     record, crop = manifest.training, manifest.face_crop
     cost = "" if macs is None else f", {macs / 1e6:.0f} M multiply-adds a face"
     rounding = "" if "kernels stored as float32" in record.note else ", kernels stored as float16"
@@ -227,7 +194,7 @@ def _making(manifest: EmotionManifest, n_parameters: int, macs: int | None, prov
         "",
         f"* **Data**: {manifest.source}. Digest of the training crops: `{record.data_sha256}`.",
         (f"* **Recipe**: `{record.command}`, digest of the configuration `{record.config_sha256}`; {record.note}."),
-        *(provenance.as_lines() if provenance is not None else ()),
+        *(f"* **{what}**: {how}" for what, _, how in (line.partition(": ") for line in record.provenance)),
         (
             f"* **Network**: {manifest.architecture.family} {manifest.architecture.options}, "
             f"{n_parameters / 1e6:.1f} M parameters{cost}{rounding}."

@@ -75,11 +75,15 @@ def compare(
     """The rows of run folders and bundle folders, best first, and how many of the paths could not be read.
 
     An int8 network follows its float network. rounds: how often each network is timed. complain: takes a line for each
-    path that is no run with a `metrics.json` and no bundle of an emotion classifier.
+    path that is no run with a `metrics.json` and no bundle of an emotion classifier; files, as `runs/*` gives them, get
+    one, too, and are not counted.
     """
     entries, n_failed = [], 0
     with tempfile.TemporaryDirectory() as work:
         for index, path in enumerate(paths):
+            if path.is_file():
+                complain(f"{path}: a file, left out")
+                continue
             try:
                 entries.append(_open(path, Path(work) / f"{index}.onnx"))
             except (TrainingError, ModelStoreError, HandlerError, OSError) as error:

@@ -22,6 +22,7 @@ from pydantic import (
 
 from model_store.manifest import FaceCropSpec, InputSpec, ModelName
 from training.errors import ConfigError
+from training.ferplus import LabelsFrom
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -45,7 +46,8 @@ class NetworkConfig(_Section):
     """Builder and options: see `model_store.networks.BUILDERS`.
 
     `pretrained` starts the backbone from the weights that timm fetches for the model's name (`timm` family only).
-    `init_bundle` starts from a published bundle of the same network (`name:version`), but for a head of another size.
+    `init_bundle` starts from a published bundle of the same network (`name:version`), but for a head of another size;
+    a network has one start, so it takes no `pretrained`.
     """
 
     family: str
@@ -60,6 +62,13 @@ class NetworkConfig(_Section):
         if pretrained and info.data.get("family") != "timm":
             raise ValueError("only the timm family has weights to fetch")
         return pretrained
+
+    @field_validator("init_bundle")
+    @classmethod
+    def _is_the_only_start(cls, init_bundle: str | None, info: ValidationInfo) -> str | None:
+        if init_bundle is not None and info.data.get("pretrained"):
+            raise ValueError("not together with pretrained = true")
+        return init_bundle
 
 
 class AugmentConfig(_Section):
@@ -103,7 +112,7 @@ class DataConfig(_Section):
     Barsoum et al. (2016): see `training.ferplus`.
     """
 
-    labels_from: Literal["label", "ferplus-majority", "ferplus-distribution"] = "label"
+    labels_from: LabelsFrom = "label"
 
 
 class TargetsConfig(_Section):
@@ -252,7 +261,7 @@ def load_recipe(path: Path, change: Change | None = None) -> tuple[Experiment, .
     Raises ConfigError naming each wrong key by its path.
     """
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -264,6 +273,7 @@ def parse_recipe(values: Mapping[str, Any], where: str, change: Change | None = 
     """Check the values of a TOML file, see `load_recipe`. Raises ConfigError naming each wrong key by its path.
 
     A key that a stage has itself is named `stages.1.optim.epochs`, 0 is the first; one of the whole file without.
+    All stages have the same `labels` and `data`: the faces are read and labelled once.
     """
     base = {key: value for key, value in values.items() if key != "stages"}
     stages = values.get("stages", [{}])
@@ -281,6 +291,13 @@ def parse_recipe(values: Mapping[str, Any], where: str, change: Change | None = 
                 prefix = f"stages.{index}." if _holds(stage, item["loc"]) else ""
                 path = ".".join(str(part) for part in item["loc"])
                 problems.append(f"{prefix}{path}: {item['msg'].removeprefix('Value error, ')}")
+    if not problems:
+        problems = [
+            f"stages.{index}.{key}: not the first stage's; the faces are read and labelled once for all stages"
+            for index, experiment in enumerate(experiments)
+            for key in ("labels", "data")
+            if getattr(experiment, key) != getattr(experiments[0], key)
+        ]
     if problems:
         raise ConfigError(f"{where}: {'; '.join(dict.fromkeys(problems))}")
     return tuple(experiments)

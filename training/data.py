@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +66,15 @@ class FaceSet:
             None if self.soft_labels is None else self.soft_labels[chosen],
         )
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        """Digest of label names, labels, pixels and soft labels, in order, whatever the layout that held them."""
+        """Digest of label names, labels, pixels and soft labels, in order, whatever the layout that held them.
+
+        Computed once: the arrays are not to be changed after it was asked for.
+        """
         digest = hashlib.sha256("\n".join(self.label_names).encode())
         digest.update(self.labels.astype("<i8").tobytes())
-        digest.update(self.crops_u8.tobytes())
+        digest.update(np.ascontiguousarray(self.crops_u8).reshape(-1).data)
         if self.soft_labels is not None:
             digest.update(self.soft_labels.astype("<f4").tobytes())
         return digest.hexdigest()

@@ -34,13 +34,7 @@ class Place:
         over gloo on the CPU. Torch cannot join the processes of a launch a second time: several runs of one launch
         need a block around them. Raises ConfigError for a device that is not there, or processes that do not join.
         """
-        try:
-            world_size, rank, local_rank = (
-                int(os.environ.get(name, default))
-                for name, default in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
-            )
-        except ValueError:
-            raise ConfigError("WORLD_SIZE, RANK and LOCAL_RANK: whole numbers, as torchrun sets them") from None
+        world_size, rank, local_rank = _launched()
         kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         try:
             chosen = torch.device(kind)
@@ -88,3 +82,24 @@ class Place:
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         distributed.all_reduce(total)
         return [float(value) for value in total / self.world_size]
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the run's files and lines, before it joined the others. Raises ConfigError."""
+    return _launched()[1] == 0
+
+
+def _launched() -> tuple[int, int, int]:
+    """World size, rank and local rank as torchrun sets them; a process alone is the first, whatever its RANK."""
+    try:
+        world_size, rank, local_rank = (
+            int(os.environ.get(name, default))
+            for name, default in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
+        )
+    except ValueError:
+        raise ConfigError("WORLD_SIZE, RANK and LOCAL_RANK: whole numbers, as torchrun sets them") from None
+    if world_size == 1:
+        return 1, 0, 0
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"RANK: {rank} of WORLD_SIZE {world_size}; expected 0 to {world_size - 1}")
+    return world_size, rank, local_rank

@@ -23,7 +23,9 @@ from model_store.networks import load_networks
 from model_store.servable import ServableModel
 from training.data import FaceSet
 from training.errors import DataError
-from training.metrics import score
+from training.ferplus import LabelsFrom, columns_of_emotions
+from training.layouts import SPLITS, usages_of
+from training.metrics import Scores, score
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,19 @@ def _servable(bundle: Bundle) -> Iterator[ServableModel]:
         yield build_servable(bundle, Path(work))
 
 
+def label_source(labels: tuple[str, ...], path: Path) -> LabelsFrom:
+    """How a model with these labels reads a data set: by FER+'s majority where it knows FER+'s eight emotions.
+
+    Class folders and split files have labels of their own and no votes, so those stand, whichever the model.
+    """
+    try:
+        columns_of_emotions(labels)
+    except DataError:
+        return "label"
+    has_own_labels = path.is_dir() or usages_of(path) == SPLITS
+    return "label" if has_own_labels else "ferplus-majority"
+
+
 def evaluate(manifest: EmotionManifest, network: Network, faces: FaceSet, split: str, tta: Tta) -> Report:
     """Score a network on faces. Raises DataError when the faces' labels are not the model's."""
     if faces.label_names != manifest.labels:
@@ -124,8 +139,17 @@ def evaluate(manifest: EmotionManifest, network: Network, faces: FaceSet, split:
 
 def report(manifest: EmotionManifest, logits: NDArray[np.float32], faces: FaceSet, split: str, tta: Tta) -> Report:
     """Score logits float32 (N, K) that a network gave for the faces with that augmentation."""
-    before = score(probabilities_of(logits, 1.0), faces.labels, manifest.labels)
-    after = score(probabilities_of(logits, manifest.temperature), faces.labels, manifest.labels)
+    evaluation, scores = evaluation_of(logits, manifest.temperature, faces, split, tta)
+    return Report(manifest.tag, manifest.temperature, evaluation, scores.confusion)
+
+
+def evaluation_of(
+    logits: NDArray[np.float32], temperature: float, faces: FaceSet, split: str, tta: Tta
+) -> tuple[Evaluation, Scores]:
+    """Scores of logits float32 (N, K) at a temperature: as a manifest keeps them, and with the confusion matrix."""
+    before, after = (
+        score(probabilities_of(logits, value), faces.labels, faces.label_names) for value in (1.0, temperature)
+    )
     evaluation = Evaluation(
         split=split,
         tta=tta,
@@ -136,4 +160,4 @@ def report(manifest: EmotionManifest, logits: NDArray[np.float32], faces: FaceSe
         ece=after.ece,
         per_class=after.per_class,
     )
-    return Report(manifest.tag, manifest.temperature, evaluation, after.confusion)
+    return evaluation, after

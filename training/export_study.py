@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers.engines import Network
-from model_store.bundle import Bundle
-from model_store.export import export_onnx
-from model_store.manifest import INT8_NAME, EmotionManifest, InputSpec, Tta
-from model_store.networks import load_networks
+from model_store.manifest import EmotionManifest, InputSpec, Tta
 from training.complexity import latencies_ms
 from training.data import FaceSet
 from training.evaluate import Report, evaluate
@@ -25,43 +21,22 @@ from training.evaluate import Report, evaluate
 class ExportRow:
     """One form of a network: its accuracies as shares, milliseconds a face, and bytes.
 
-    accuracy_flip: with flip TTA. ms: median of one face on one thread, measured here and now.
+    accuracy_flip: with flip TTA, None where that was not scored. ms: median of one face on one thread,
+    measured here and now.
     """
 
     name: str
     accuracy: float
-    accuracy_flip: float
+    accuracy_flip: float | None
     ms: float
     size_bytes: int
 
 
-def export_rows(bundle: Bundle, faces: FaceSet, split: str = "validation") -> list[ExportRow]:
-    """Rows for fp32, dynamic int8, and the bundle's own static int8 where it has one, on the faces.
-
-    Raises DataError when the faces' labels are not the model's.
-    """
-    manifest = bundle.manifest
-    assert isinstance(manifest, EmotionManifest)
-    with tempfile.TemporaryDirectory() as work:
-        fp32, dynamic = Path(work) / "fp32.onnx", Path(work) / "dynamic.onnx"
-        spec = manifest.input
-        example = np.zeros((2, spec.channels, spec.size_px, spec.size_px), np.float32)
-        export_onnx(load_networks(bundle)["classifier"], example, fp32, free_size=False)
-        write_dynamic_int8(fp32, dynamic)
-        files = {"fp32": fp32, "dynamic int8": dynamic}
-        if manifest.int8 is not None:
-            files["static int8"] = bundle.folder / INT8_NAME
-        return [
-            row_of(name, path, spec, reports_of_file(manifest, path, faces, [(split, "none"), (split, "flip")]))
-            for name, path in files.items()
-        ]
-
-
 def row_of(name: str, network: Path, spec: InputSpec, reports: Sequence[Report]) -> ExportRow:
-    """The row of an ONNX file whose scores are known: two reports, without TTA and with flip."""
+    """The row of an ONNX file whose scores are known: reports without TTA and, it may be, with flip."""
     accuracy = {report.evaluation.tta: report.evaluation.accuracy for report in reports}
     (ms,) = latencies_ms([(network, spec)])
-    return ExportRow(name, accuracy["none"], accuracy["flip"], ms, network.stat().st_size)
+    return ExportRow(name, accuracy["none"], accuracy.get("flip"), ms, network.stat().st_size)
 
 
 def reports_of_file(

@@ -37,6 +37,7 @@ VOTES_FILE = "fer2013new.csv"
 """Microsoft's name of the file of votes, a row for each row of `fer2013.csv`."""
 
 LabelsFrom = Literal["label", "ferplus-majority", "ferplus-distribution"]
+"""Where a face's label comes from: the data set's own words, or FER+'s votes by one of the two rules."""
 
 NOBODY_VOTED = "FER+: nobody voted"
 NO_EMOTION_WINS = "FER+: unknown or not a face wins"
@@ -105,7 +106,7 @@ def read_votes(path: Path) -> list[tuple[str, tuple[int, ...]]]:
     """
     rows: list[tuple[str, tuple[int, ...]]] = []
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not {"Usage", *_VOTES_HEADER} <= set(reader.fieldnames or ()):
                 raise DataError(f"{path}: expected the columns Usage, {', '.join(_VOTES_HEADER)}")

@@ -22,6 +22,7 @@ from training.duplicates import (
 )
 from training.errors import DataError
 from training.ferplus import FERPLUS_EMOTIONS, LabelsFrom, emotion_shares
+from training.label_names import canonical_label
 from training.layouts import Rejected, Row
 
 
@@ -130,14 +131,15 @@ class Inspection:
 def contents_of(name: str, rows: Iterable[Row], labels_from: LabelsFrom = "label") -> SplitContents:
     """Read a split, keeping a fingerprint of each picture instead of its pixels.
 
-    labels_from: see `training.data.load_faces`. Raises DataError for labels from votes that the rows do not have.
+    labels_from: see `training.data.load_faces`. The names of one expression get one spelling, so that layouts compare.
+    Raises DataError for labels from votes that the rows do not have.
     """
     faces, votes, rejected = [], [], []
     for row in rows:
         if isinstance(row.pixels, Rejected):
             rejected.append(row.pixels)
             continue
-        faces.append(Face(name, row.name, row.label, fingerprint(row.pixels)))
+        faces.append(Face(name, row.name, canonical_label(row.label), fingerprint(row.pixels)))
         votes.append(row.votes)
     if labels_from == "label":
         return SplitContents(name, tuple(faces), tuple(rejected), ())
@@ -145,7 +147,7 @@ def contents_of(name: str, rows: Iterable[Row], labels_from: LabelsFrom = "label
         raise DataError(f"{name}: has no FER+ votes")
     said = emotion_shares(np.array(votes, np.int8).reshape(len(votes), -1), labels_from)
     labelled = tuple(
-        Face(name, face.name, FERPLUS_EMOTIONS[int(shares.argmax())], face.fingerprint)
+        Face(name, face.name, canonical_label(FERPLUS_EMOTIONS[int(shares.argmax())]), face.fingerprint)
         for face, shares, reason in zip(faces, said.shares, said.reasons, strict=True)
         if reason is None
     )

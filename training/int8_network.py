@@ -28,6 +28,11 @@ _LARGEST_CHUNK = 128
 _PROBE_FACES = 64
 
 
+def evenly_spaced(n: int, most: int) -> NDArray[np.int64]:
+    """Up to `most` of the indices 0 to n - 1: data from class folders is sorted, its first rows are of one class."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)
+
+
 class Int8Writer:
     """Writes int8 networks of one float network, with whichever layers left in float.
 
@@ -87,9 +92,9 @@ class Int8Writer:
     def most_sensitive(self) -> list[str]:
         """`layers`, first those that do most harm: how far the probabilities move when a layer alone is in 8 bits.
 
-        Distances are Kullback-Leibler divergences from the float network's, their mean over the first inputs.
+        Distances are Kullback-Leibler divergences from the float network's, their mean over inputs from all of them.
         """
-        probe = self._inputs[:_PROBE_FACES]
+        probe = self._inputs[evenly_spaced(len(self._inputs), _PROBE_FACES)]
         wanted = _probabilities(self._fp32, probe)
         harm = {}
         for layer in self.layers:

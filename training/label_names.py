@@ -20,7 +20,13 @@ SYNONYMS = (
     ("sad", "sadness"),
     ("surprise", "surprised"),
 )
-"""Names that stand for one expression, used only where the wanted labels lack the name itself."""
+"""Names that stand for one expression. Labels that hold the very name wanted are never taken for another."""
+
+
+def canonical_label(name: str) -> str:
+    """One spelling for all names of an expression: its first synonym, or the name itself, in small letters."""
+    lower = name.casefold()
+    return next((names[0] for names in SYNONYMS if lower in names), lower)
 
 
 def matching_label(name: str, label_names: Sequence[str]) -> str | None:

@@ -110,7 +110,14 @@ def class_folders(tree: Path) -> list[Path]:
 
 
 def read_picture(name: str, file: Path) -> NDArray[np.uint8] | Rejected:
-    """The pixels of a file, uint8 (H, W) or (H, W, 3) RGB, or why there are none."""
+    """The pixels of a file, uint8 (H, W) or (H, W, 3) RGB, or why there are none.
+
+    A name that is not UTF-8 is rejected, with escapes for what no file of text can hold.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return Rejected(name.encode(errors="backslashreplace").decode(), "its name is not UTF-8")
     try:
         return _decode(name, file.read_bytes())
     except OSError as error:
@@ -129,10 +136,11 @@ def _rows_of_parquet(path: Path) -> Iterator[Row]:
     fields = {field.name for field in table.schema.field("image").flatten()}
     if not {"image.bytes", "image.path"} <= fields:
         raise DataError(f"{path}: the column image is not a struct of bytes and path")
-    for row in table.to_pylist():
-        image = row["image"]
+    for number, row in enumerate(table.to_pylist()):
+        image = row["image"] or {}
+        name = f"row {number}" if image.get("path") is None else image["path"]
         votes = tuple(row[column] or 0 for column in vote_columns) or None
-        yield Row(image["path"], _decode(image["path"], image["bytes"]), _fer2013_label(path, row["label"]), votes)
+        yield Row(name, _decode(name, image.get("bytes") or b""), _fer2013_label(path, row["label"]), votes)
 
 
 def _rows_of_folders(path: Path) -> Iterator[Row]:
@@ -173,7 +181,7 @@ def _rows_of_fer2013_csv(path: Path, usage: str) -> Iterator[Row]:
 
 def _is_split_file(path: Path) -> bool:
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             columns = set(next(csv.reader(file), ()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: {error}") from None
@@ -187,7 +195,7 @@ def _is_split_file(path: Path) -> bool:
 
 def _read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             for row in csv.DictReader(file):
                 yield {column: row[column] or "" for column in columns}
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -112,8 +112,13 @@ def architecture_of(experiment: Experiment) -> Architecture:
 def _check_fit(network: nn.Module, experiment: Experiment, device: torch.device) -> None:
     """Refuse what would fail after minutes of loading, or learn nothing, before anything is written."""
     classifier, spec, n_labels = experiment.network.classifier, experiment.input, len(experiment.labels)
-    if classifier not in dict(network.named_parameters()):
+    head = dict(network.named_parameters()).get(classifier)
+    if head is None:
         raise ConfigError(f"network.classifier: the network has no {classifier!r}")
+    if head.ndim == 0 or len(head) != n_labels:
+        raise ConfigError(
+            f"network.classifier: {classifier} has the shape {tuple(head.shape)}, expected {n_labels} labels first"
+        )
     apply_freeze(network, experiment.freeze, 0)
     picture = torch.zeros(1, spec.channels, spec.size_px, spec.size_px, device=device)
     network.eval()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
@@ -59,6 +60,8 @@ __all__ = [
     "EpochRecord",
     "architecture_of",
     "build_network",
+    "check_place",
+    "check_sets",
     "predict_logits",
     "train",
 ]
@@ -88,19 +91,12 @@ def train(
     do not fit the experiment, ConfigError for a device that is not there or a configuration that does not fit the
     network, PretrainedWeightsError when weights cannot be fetched, TrainingError when the loss is no number any more.
     """
-    for faces in (training_set, validation_set):
-        if faces.label_names != experiment.labels:
-            raise DataError(f"labels {faces.label_names}, the experiment has {experiment.labels}")
-    if len(training_set) < experiment.optim.batch_size:
-        raise DataError(f"{len(training_set)} faces are less than one batch of {experiment.optim.batch_size}")
+    check_sets(experiment, training_set, validation_set)
     targets = torch.from_numpy(training_targets(training_set, experiment.targets, teachers))
     with ExitStack() as closing:
         place = closing.enter_context(Place.joined(device))
+        check_place(experiment, run, place)
         n_epochs = experiment.optim.epochs
-        if experiment.optim.batch_size % place.world_size:
-            raise ConfigError(
-                f"optim.batch_size: {experiment.optim.batch_size} faces cannot be shared equally by {place.world_size}"
-            )
         is_resumed = (run / LAST).exists()
         learner = Learner.fresh(experiment, place, init=init, pretrained=init is None and not is_resumed)
         identity: dict[str, object] = {
@@ -114,7 +110,10 @@ def train(
         if experiment.targets.teachers and teachers is not None:
             identity["teachers_sha256"] = hashlib.sha256(teachers.astype("<f4").tobytes()).hexdigest()
 
-        run.mkdir(parents=True, exist_ok=True)
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{run}: {error.strerror}") from None
         history = _resume(run / LAST, identity, learner) if is_resumed else []
         if place.is_first:
             (run / EXPERIMENT).write_text(experiment.model_dump_json(indent=2) + "\n")
@@ -143,9 +142,10 @@ def train(
             # Batch-norm statistics differ between processes: the first one's count, and everybody decides by them.
             scores, validation_loss = place.from_first(lambda: _validate(learner.average, validation_set, experiment))
             if scores is None:
+                kept = f"{LAST} holds the epoch before; " if history else ""
                 raise TrainingError(
-                    f"epoch {epoch + 1}: the validation loss is {validation_loss}; "
-                    f"{LAST} holds the epoch before; a lower optim.max_lr or optim.clip_norm may help"
+                    f"epoch {epoch + 1}: the validation loss is {validation_loss}; {kept}"
+                    "a lower optim.max_lr or optim.clip_norm may help"
                 )
             record = EpochRecord(
                 epoch + 1,
@@ -183,6 +183,32 @@ def train(
                 )
             place.wait_for_all()
     return history
+
+
+def check_sets(experiment: Experiment, training_set: FaceSet, validation_set: FaceSet) -> None:
+    """Raise DataError when the sets do not fit the experiment."""
+    for faces in (training_set, validation_set):
+        if faces.label_names != experiment.labels:
+            raise DataError(f"labels {faces.label_names}, the experiment has {experiment.labels}")
+    if len(training_set) < experiment.optim.batch_size:
+        raise DataError(f"{len(training_set)} faces are less than one batch of {experiment.optim.batch_size}")
+    if experiment.targets.votes and training_set.votes is None:
+        raise DataError("targets.votes: this data set has no FER+ votes")
+
+
+def check_place(experiment: Experiment, run: Path, place: Place) -> None:
+    """Raise ConfigError when the processes cannot share a batch, or the folder cannot be made or written into."""
+    batch_size = experiment.optim.batch_size
+    if batch_size % place.world_size:
+        raise ConfigError(f"optim.batch_size: {batch_size} faces cannot be shared equally by {place.world_size}")
+    try:
+        standing = next(path for path in (run, *run.absolute().parents) if path.exists())
+    except OSError as error:
+        raise ConfigError(f"{run}: {error.strerror}") from None
+    if not standing.is_dir():
+        raise ConfigError(f"{run}: {standing} is not a folder")
+    if not os.access(standing, os.W_OK | os.X_OK):
+        raise ConfigError(f"{run}: {standing} may not be written into")
 
 
 def _run_epoch(

@@ -1,4 +1,4 @@
-"""How weights were made, for their card: stages, teachers, votes, what they started from, what the classes were."""
+"""How weights were made, for manifest and card: stages, teachers, votes, what they began with, the classes."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class Provenance:
         return cls(tuple(stages), dict(zip(stages[-1].labels, class_counts, strict=True)))
 
     def as_lines(self) -> list[str]:
-        """Markdown list items."""
+        """Lines `what: how`, for `TrainingRecord.provenance`."""
         total = sum(self.class_counts.values())
         counts = ", ".join(f"{label} {n} ({n / total:.1%})" for label, n in self.class_counts.items())
-        lines = [f"* **Training faces**: {total}; {counts}."]
+        lines = [f"Training faces: {total}; {counts}."]
         for index, stage in enumerate(self.stages):
             place = f"Stage {index + 1} of {len(self.stages)}" if len(self.stages) > 1 else "Training"
-            lines.append(f"* **{place}**: {_schedule(stage)}")
-            lines.append(f"* **What it was taught**: {_targets(stage)}")
+            lines.append(f"{place}: {_schedule(stage)}")
+            lines.append(f"What it was taught: {_targets(stage)}")
         start = self.stages[0].network
         if start.pretrained:
-            lines.append("* **Start**: the pretrained weights of timm for this network.")
+            lines.append("Start: the pretrained weights of timm for this network.")
         elif start.init_bundle is not None:
-            lines.append(f"* **Start**: the weights of {start.init_bundle}. No pretrained weights beyond those.")
+            lines.append(f"Start: the weights of {start.init_bundle}. No pretrained weights beyond those.")
         else:
-            lines.append("* **Start**: fresh weights. No pretrained weights.")
+            lines.append("Start: fresh weights. No pretrained weights.")
         return lines
 
 

@@ -7,17 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors.torch import save
 
-from handlers.classifier import EmotionClassifier, probabilities_of
-from handlers.engines import Network
+from handlers.classifier import EmotionClassifier
 from handlers.engines.torch_engine import TorchEngine
-from handlers.preprocess import normalise
-from model_store.bundle import Bundle, publish_bundle
+from model_store.bundle import Bundle, new_folder, publish_bundle
 from model_store.errors import ManifestError
 from model_store.manifest import (
     CARD_NAME,
@@ -37,16 +33,13 @@ from training.config import Experiment
 from training.data import FaceSet
 from training.errors import CheckpointError
 from training.evaluate import report
+from training.finished_run import as_stored
 from training.history import BEST
 from training.learner import architecture_of, build_network
 from training.provenance import Provenance
 from training.quantise import quantise
 from training.wild import Photographs, score_wild
 
-MAX_ROUNDING = 0.02
-"""By how much a probability may move when kernels are rounded to float16; where one moves more they stay float32."""
-
-_ROUNDED_FACES = 512
 _WAYS: tuple[Tta, ...] = ("none", "flip")
 
 
@@ -82,30 +75,31 @@ def publish(
 ) -> Bundle:
     """Publish the run's best checkpoint as `<root>/<experiment.name>/<version>/`.
 
-    experiment: of the last stage, whose folder `run` is. stages: all of the recipe, for the card. int8: also make an
-    int8 network; where none passes the gate, the bundle comes without it, with the figures in its card.
+    experiment: of the last stage, whose folder `run` is. stages: all of the recipe, for the record; the folders of
+    several are beside `run`. int8: also make an int8 network; where none passes the gate, the bundle comes without it,
+    with the figures in its card.
     photographs: score the bundle on them, for the card.
-    Kernels are stored as float16 (half the bytes) unless that moves a probability by more than `MAX_ROUNDING`;
-    temperature and scores are those of the stored weights.
-    Raises CheckpointError when the run is of another configuration or was validated on other data, ManifestError when
-    the version or the configuration makes no manifest, and what `publish_bundle` and `quantise` raise.
+    Temperature and scores are those of the stored weights, see `training.finished_run.as_stored`.
+    Raises BundleExistsError when that version stands, CheckpointError when the run is of another configuration or was
+    validated on other data, ManifestError when the version or the configuration makes no manifest, and what
+    `publish_bundle` and `quantise` raise.
     """
+    new_folder(root, experiment.name, version)
     tensors, state = load_checkpoint(run / BEST)
     expected = {"config_sha256": experiment.sha256(), "validation_sha256": validation_set.sha256}
     for key, value in expected.items():
         if state.get(key) != value:
             raise CheckpointError(f"{run / BEST}: its {key} is not that of the given configuration and data")
-    stored, rounding = _as_stored(tensors, experiment, validation_set)
+    stored, rounding = as_stored(tensors, experiment, validation_set)
     network = build_network(experiment)
     network.load_state_dict(stored)
     run_network = TorchEngine(torch.get_num_threads()).wrap(network)
-    manifest = _unscored(experiment, state, version, source, rounding)
+    manifest = _unscored(stages or (experiment,), run, state, version, source, rounding)
     crops = list(validation_set.crops_u8)
     logits = {tta: EmotionClassifier(manifest, run_network, tta).logits(crops) for tta in _WAYS}
     manifest = manifest.model_copy(update={"temperature": fit_temperature(logits["none"], validation_set.labels)})
     reports = [report(manifest, logits[tta], validation_set, source.split, tta) for tta in _WAYS]
     manifest = manifest.model_copy(update={"evaluations": tuple(scored.evaluation for scored in reports)})
-    provenance = _provenance(stages or (experiment,), state)
     if int8 is not None:
         with tempfile.TemporaryDirectory() as work:
             plain = publish_bundle(Path(work), manifest, {WEIGHTS_NAME: save(stored), CARD_NAME: b""})
@@ -119,7 +113,6 @@ def publish(
                 int8.n,
                 keep_float=int8.keep_float,
                 or_without=True,
-                provenance=provenance,
                 photographs=photographs,
             )
     spec = manifest.input
@@ -128,35 +121,22 @@ def publish(
         reports,
         sum(parameter.numel() for parameter in network.parameters()),
         macs=count_macs(network, (spec.channels, spec.size_px, spec.size_px)),
-        provenance=provenance,
         wild=() if photographs is None else [score_wild(EmotionClassifier(manifest, run_network), photographs)],
     )
     return publish_bundle(root, manifest, {WEIGHTS_NAME: save(stored), CARD_NAME: card.encode()})
 
 
-def _as_stored(
-    tensors: dict[str, torch.Tensor], experiment: Experiment, faces: FaceSet
-) -> tuple[dict[str, torch.Tensor], str]:
-    """The tensors as they are stored, and a note on it where kernels stay in float32."""
-    halved = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
-    exact, rounded = (_probabilities(experiment, state, faces) for state in (tensors, halved))
-    moved = float(np.abs(exact - rounded).max())
-    if moved <= MAX_ROUNDING:
-        return halved, ""
-    return tensors, f", kernels stored as float32 (as float16 they move a probability by {moved:.2g})"
-
-
-def _probabilities(experiment: Experiment, tensors: dict[str, torch.Tensor], faces: FaceSet) -> NDArray[np.float32]:
-    network = build_network(experiment)
-    network.load_state_dict(tensors)
-    run: Network = TorchEngine(torch.get_num_threads()).wrap(network)
-    return probabilities_of(run(normalise(faces.crops_u8[:_ROUNDED_FACES], experiment.input))[0], 1.0)
-
-
 def _unscored(
-    experiment: Experiment, state: dict[str, object], version: str, source: Source, rounding: str
+    stages: Sequence[Experiment],
+    run: Path,
+    state: dict[str, object],
+    version: str,
+    source: Source,
+    rounding: str,
 ) -> EmotionManifest:
     """The manifest of a checkpoint with that state, without scores. Raises ManifestError or CheckpointError."""
+    experiment = stages[-1]
+    averaged = ", averaged weights" if experiment.optim.ema_decay > 0 else ""
     history = state["history"]
     if not isinstance(history, list):
         raise CheckpointError("the checkpoint has no history")
@@ -177,9 +157,10 @@ def _unscored(
                 config_sha256=experiment.sha256(),
                 data_sha256=str(state["data_sha256"]),
                 note=(
-                    f"epoch {len(history)} of {experiment.optim.epochs}, averaged weights, "
-                    f"{_start(experiment, state)}{_teaching(experiment)}{rounding}"
+                    f"epoch {len(history)} of {experiment.optim.epochs}{averaged}, "
+                    f"{_start(stages, run, state)}{_teaching(experiment)}{rounding}"
                 ),
+                provenance=_provenance(stages, state),
             ),
             licence="Apache-2.0",
             source=source.data,
@@ -189,11 +170,22 @@ def _unscored(
         raise ManifestError(explain_validation(error)) from None
 
 
-def _start(experiment: Experiment, state: dict[str, object]) -> str:
+def _start(stages: Sequence[Experiment], run: Path, state: dict[str, object]) -> str:
+    """What the first stage began with: a later one's checkpoint knows the digest of the stage before it."""
+    n_stages = len(stages)
+    if n_stages == 1:
+        return f"from {_first_weights(stages[0], state)}"
+    _, first_state = load_checkpoint(run.with_name("stage-1") / BEST)
+    return (
+        f"stage {n_stages} of {n_stages}, begun from stage {n_stages - 1}'s best epoch; "
+        f"the first from {_first_weights(stages[0], first_state)}"
+    )
+
+
+def _first_weights(experiment: Experiment, state: dict[str, object]) -> str:
     if (init := state.get("init_sha256")) is not None:
-        name = experiment.network.init_bundle
-        return f"from {'a checkpoint' if name is None else name} with sha256 {init}"
-    return "from timm's pretrained weights" if experiment.network.pretrained else "from fresh weights"
+        return f"{experiment.network.init_bundle or 'a checkpoint'} with sha256 {init}"
+    return "timm's pretrained weights" if experiment.network.pretrained else "fresh weights"
 
 
 def _teaching(experiment: Experiment) -> str:
@@ -207,7 +199,9 @@ def _teaching(experiment: Experiment) -> str:
     return text
 
 
-def _provenance(stages: Sequence[Experiment], state: dict[str, object]) -> Provenance | None:
-    """None for a checkpoint from before class counts were kept."""
+def _provenance(stages: Sequence[Experiment], state: dict[str, object]) -> tuple[str, ...]:
+    """Nothing for a checkpoint from before class counts were kept."""
     counts = state.get("class_counts")
-    return Provenance.of(stages, [int(count) for count in counts]) if isinstance(counts, list) else None
+    if not isinstance(counts, list):
+        return ()
+    return tuple(Provenance.of(stages, [int(count) for count in counts]).as_lines())

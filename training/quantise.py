@@ -17,8 +17,7 @@ import numpy as np
 from handlers.classifier import EmotionClassifier
 from handlers.engines import Precision
 from handlers.preprocess import preprocess
-from model_store.bundle import Bundle, publish_bundle, record_file
-from model_store.errors import BundleExistsError
+from model_store.bundle import Bundle, new_folder, publish_bundle, record_file
 from model_store.export import export_onnx
 from model_store.manifest import (
     CARD_NAME,
@@ -39,7 +38,6 @@ from training.errors import DataError
 from training.evaluate import Report
 from training.export_study import ExportRow, network_of_file, reports_of_file, row_of, write_dynamic_int8
 from training.int8_network import METHOD, Int8Writer
-from training.provenance import Provenance
 from training.wild import Photographs, WildReport, score_wild
 
 SEED = 0
@@ -68,7 +66,6 @@ def quantise(
     *,
     keep_float: int | None = None,
     or_without: bool = False,
-    provenance: Provenance | None = None,
     photographs: Photographs | None = None,
 ) -> Bundle:
     """Publish `<root>/<name>/<version>/`: the bundle's weights and records, and an int8 network.
@@ -77,14 +74,13 @@ def quantise(
     memory). validation_set: the faces of the manifest's evaluations. command: how this was called, for the record.
     keep_float: how many layers stay in float beside the first and the last; as few as pass the manifest's accuracy
     gate unless given, and at most half. or_without: where no int8 network passes, publish without one, with the
-    figures in the card. provenance, photographs: how the weights were made, and what to score on, for the card.
+    figures in the card. photographs: what to score on, for the card.
     Else nothing is written unless the int8 network passes. Raises Int8GateError when none does, ManifestError when the
     version makes no manifest; DataError for other faces than those, or more than there are; and what `publish_bundle`
     raises.
     """
     manifest = _changed(bundle, version=version)
-    if (standing := root / manifest.name / version).exists():
-        raise BundleExistsError(f"{standing}: that version stands; choose another")
+    new_folder(root, manifest.name, version)
     if not manifest.evaluations:
         raise DataError(f"{bundle.manifest.tag} has no evaluations to hold the int8 network against")
     if training_set.sha256 != manifest.training.data_sha256:
@@ -96,6 +92,8 @@ def quantise(
         torch_network = load_networks(bundle)["classifier"]
         example = np.zeros((2, manifest.input.channels, size_px, size_px), np.float32)
         export_onnx(torch_network, example, fp32, free_size=False)
+        writer = Int8Writer(fp32, preprocess(list(calibration_set.crops_u8), manifest.input), Path(work))
+        counts = _float_counts(len(writer.layers), keep_float)
         reports = _reports(manifest, fp32, validation_set)
         for again, scores in zip((report.evaluation for report in reports), manifest.evaluations, strict=True):
             if again.n != scores.n or abs(again.accuracy - scores.accuracy) * scores.n > _ROUNDED_FACES:
@@ -111,8 +109,7 @@ def quantise(
             row_of("fp32", fp32, manifest.input, reports),
             row_of("dynamic int8", dynamic, manifest.input, _reports(manifest, dynamic, validation_set)),
         ]
-        writer = Int8Writer(fp32, preprocess(list(calibration_set.crops_u8), manifest.input), Path(work))
-        trials = _trials(writer, manifest, reports, validation_set, Path(work), keep_float)
+        trials = _trials(writer, manifest, reports, validation_set, Path(work), counts)
         rows += [row_of(trial.name, trial.path, manifest.input, trial.reports) for trial in trials]
         chosen = trials[-1]
         files: dict[str, bytes | Path] = {WEIGHTS_NAME: bundle.weights}
@@ -138,7 +135,6 @@ def quantise(
             reports,
             sum(parameter.numel() for parameter in torch_network.parameters()),
             macs=count_macs(torch_network, (spec.channels, spec.size_px, spec.size_px)),
-            provenance=provenance,
             exports=rows,
             wild=() if photographs is None else _wild(manifest, fp32, chosen, photographs),
         )
@@ -161,17 +157,25 @@ class _Trial:
         return f"static int8, {len(self.float_layers)} more layers in float"
 
 
+def _float_counts(n_layers: int, keep_float: int | None) -> list[int]:
+    """How many layers to leave in float, one try after the other. Raises DataError for more than half of them."""
+    most = int(n_layers * _LARGEST_FLOAT_SHARE)
+    if keep_float is None:
+        return [step for step in _STEPS if step <= most]
+    if not 0 <= keep_float <= most:
+        raise DataError(f"{keep_float} layers in float: of this network's {n_layers} it can be 0 to {most}")
+    return [keep_float]
+
+
 def _trials(
     writer: Int8Writer,
     manifest: EmotionManifest,
     reports: Sequence[Report],
     faces: FaceSet,
     work: Path,
-    keep_float: int | None,
+    counts: Sequence[int],
 ) -> list[_Trial]:
-    """Networks with more and more layers in float; the last one passes the gate, or none does."""
-    most = int(len(writer.layers) * _LARGEST_FLOAT_SHARE)
-    counts = [step for step in _STEPS if step <= most] if keep_float is None else [keep_float]
+    """Networks with `counts` layers in float, more and more; the last one passes the gate, or none does."""
     ranking: list[str] = []
     trials: list[_Trial] = []
     for count in counts:

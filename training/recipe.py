@@ -1,29 +1,45 @@
 """A configuration file from data to weights: its stages one after the other, each from the best epoch of the last.
 
-A file without `[[stages]]` trains in the run's folder itself; one with stages in `stage-1`, `stage-2`, … inside it.
+A file without `[[stages]]` trains in the run's folder itself; one with stages in `stage-1`, `stage-2`, … inside it,
+beside `stages.json`, the configurations of them all.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from handlers.preprocess import resize_crop
 from model_store.bundle import BUNDLES_ROOT, file_sha256
+from model_store.manifest import InputSpec, explain_validation
 from training.checkpoint import load_weights, save_checkpoint
 from training.config import Experiment
 from training.data import FaceSet
 from training.devices import Place
+from training.errors import CheckpointError
 from training.evaluate import open_emotion_bundle
-from training.loop import BEST, train
+from training.finished_run import read_experiment
+from training.loop import BEST, check_place, check_sets, train
 from training.schedules import stops_early
 from training.targets import teacher_probabilities
+
+STAGES = "stages.json"
+_STAGES = TypeAdapter(tuple[Experiment, ...])
+
+
+@dataclass(frozen=True)
+class RecipeRun:
+    """The folder of the last stage that began, and whether the last stage of all has reached its end."""
+
+    folder: Path
+    is_finished: bool
 
 
 def run_recipe(
@@ -32,25 +48,30 @@ def run_recipe(
     validation_set: FaceSet,
     run: Path,
     *,
-    init: Path | None = None,
     bundles: Path = BUNDLES_ROOT,
     device: str = "auto",
     stop_after: int | None = None,
     log: Callable[[str], None] = print,
-) -> Path:
-    """Train every stage, or go on where an earlier call was stopped. Returns the folder of the last stage that began.
+) -> RecipeRun:
+    """Train every stage, or go on where an earlier call was stopped.
 
-    The sets hold the faces at the first stage's size, see `sized`. init: a checkpoint that the first stage starts from.
-    bundles: where the teachers are. stop_after: end early after so many epochs of the stage that is under way.
-    Raises what `training.loop.train` raises, and DataError or BundleError for teachers that are not there.
+    The sets hold the faces as `loading_spec` says, see `sized`. bundles: where the teachers are, and what the first
+    stage starts from. stop_after: end early after so many epochs of the stage that is under way.
+    Raises what `training.loop.train` raises, and DataError or BundleError for teachers that are not there. What can be
+    told without training is told of every stage before the teachers are asked, which takes minutes.
     """
-    folder = run
+    folders = [run / f"stage-{index + 1}" for index in range(len(stages))] if len(stages) > 1 else [run]
+    init, is_finished = None, False
     with Place.joined(device) as place:
-        for index, experiment in enumerate(stages):
-            if len(stages) > 1:
-                folder = run / f"stage-{index + 1}"
-                if place.is_first:
-                    log(f"stage {index + 1} of {len(stages)}")
+        for experiment, its_own in zip(stages, folders, strict=True):
+            check_sets(experiment, training_set, validation_set)
+            check_place(experiment, its_own, place)
+        if len(stages) > 1 and place.is_first:
+            run.mkdir(parents=True, exist_ok=True)
+            (run / STAGES).write_bytes(_STAGES.dump_json(stages, indent=2) + b"\n")
+        for index, (experiment, folder) in enumerate(zip(stages, folders, strict=True)):
+            if len(stages) > 1 and place.is_first:
+                log(f"stage {index + 1} of {len(stages)}")
             faces, validation_faces = sized(training_set, experiment), sized(validation_set, experiment)
             history = train(
                 experiment,
@@ -64,10 +85,37 @@ def run_recipe(
                 log=log,
             )
             losses = [record.validation_loss for record in history]
-            if len(history) < experiment.optim.epochs and not stops_early(experiment, losses):
+            is_finished = len(history) >= experiment.optim.epochs or stops_early(experiment, losses)
+            if not is_finished:
                 break  # the next stage starts from the best epoch of all
             init = folder / BEST
-    return folder
+    return RecipeRun(folder, is_finished)
+
+
+def loading_spec(stages: Sequence[Experiment]) -> InputSpec:
+    """How a recipe's faces are read from their pictures: as large as its largest stage, in colour if any stage is."""
+    largest = max((stage.input for stage in stages), key=lambda spec: spec.size_px)
+    richest = max((stage.input for stage in stages), key=lambda spec: spec.channels)
+    if richest.channels == largest.channels:
+        return largest
+    return richest.model_copy(update={"size_px": largest.size_px, "interpolation": largest.interpolation})
+
+
+def read_stages(run: Path) -> tuple[Experiment, ...]:
+    """The configurations of a run's stages, one of a run without. Raises CheckpointError for a folder without a run."""
+    path = run / STAGES
+    try:
+        stages = _STAGES.validate_json(path.read_bytes())
+    except FileNotFoundError:  # no stages, or a run of before this file, whose faces were read for its first stage
+        first = run / "stage-1"
+        return (read_experiment(first if first.is_dir() else run),)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {explain_validation(error)}") from None
+    if not stages:
+        raise CheckpointError(f"{path}: it lists no stages")
+    return stages
 
 
 def sized(faces: FaceSet, experiment: Experiment) -> FaceSet:

@@ -88,7 +88,7 @@ def split_tree(tree: Path, shares: tuple[float, float, float] = SHARES, seed: in
     Raises DataError for shares that are none, a class with fewer than three different pictures that can be read, or
     class distributions that equal pictures keep from being alike (see `MOST_DEVIATION`).
     """
-    if min(shares) < LEAST_SHARE or abs(sum(shares) - 1) > 1e-6:
+    if not (all(share >= LEAST_SHARE for share in shares) and abs(sum(shares) - 1) <= 1e-6):  # nan is refused, too
         raise DataError(f"shares {shares}: expected three numbers of at least {LEAST_SHARE} that sum to 1")
     class_of, rejected = {}, []
     by_pixels: dict[bytes, list[str]] = defaultdict(list)
@@ -125,7 +125,10 @@ def write_split(split: Split, tree: Path, out: Path) -> None:
     base = Path(os.path.relpath(tree.resolve(), out.parent.resolve()))
     rows = [((base / name).as_posix(), label, which) for name, label, which in split.rows]
     writer.writerows(sorted(rows))
-    data = text.getvalue().encode()
+    try:
+        data = text.getvalue().encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{tree}: its path from {out.parent} is not UTF-8") from None
     try:
         if out.exists():
             if out.read_bytes() != data:

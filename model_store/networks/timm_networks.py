@@ -30,8 +30,11 @@ def build_timm(
     stem_stride: the first convolution's stride, 1 to keep small faces large; for networks that begin with a padded
     convolution, which a transformer's patches are not.
     Raises PretrainedWeightsError when the weights are not to be had, ValueError for options that do not fit the
-    model, and what timm raises for a model or an option that it does not know.
+    model or a name with a scheme (`hf-hub:…`), which would let a manifest fetch from anywhere, and what
+    timm raises for a model or an option that it does not know.
     """
+    if ":" in model:
+        raise ValueError(f"model: {model!r} is no plain name of timm's")
     if head_dropout and head_hidden is None:
         raise ValueError("head_dropout: only between the two layers of head_hidden; drop_rate is timm's own")
     if pretrained:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from model_store import __main__ as module
 from model_store import registry
 from model_store.__main__ import main
 from model_store.bundle import Bundle
@@ -96,3 +97,21 @@ def test_wrong_usage_exits_with_code_2(arguments: list[str], capsys: Captured) -
         main(arguments)
     assert caught.value.code == 2
     assert "usage: python -m model_store" in capsys.readouterr().err
+
+
+def test_newer_version_of_the_shipped_default_is_no_other_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    publish_tiny(tmp_path)
+    (tmp_path / "defaults.json").write_text('{"emotion-classification": "tiny"}')
+    for current, says in (("tiny:1.10.0", 0), ("tiny:1.0.0", 0), ("tiny:0.9.0", 1), ("other:2.0.0", 1)):
+        monkeypatch.setattr(registry, "defaults", lambda tag=current: {"emotion-classification": tag})
+        module._say_which_defaults_stay(tmp_path)
+        assert capsys.readouterr().out.count(f"the default stays {current}; ") == says
+
+
+def test_unknown_task_of_the_defaults_is_refused(tmp_path: Path, capsys: Captured) -> None:
+    publish_tiny(tmp_path)
+    (tmp_path / "defaults.json").write_text('{"emotion": "tiny"}')
+    assert main(["register", "--all", "--bundles", str(tmp_path)]) == 1
+    assert "emotion: none of the tasks face-detection, emotion-classification" in capsys.readouterr().err

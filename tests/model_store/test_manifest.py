@@ -229,3 +229,11 @@ def test_label_count_must_be_the_output_count() -> None:
 def test_absent_manifest_is_a_manifest_error_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"absent\.json: No such file"):
         read_manifest(tmp_path / "absent.json")
+
+
+def test_provenance_is_kept_and_a_manifest_without_it_keeps_its_bytes() -> None:
+    manifest = emotion_manifest()
+    assert "provenance" not in dump_manifest(manifest)
+    record = manifest.training.model_copy(update={"provenance": ("Start: fresh weights.",)})
+    manifest = manifest.model_copy(update={"training": record})
+    assert parse_manifest(dump_manifest(manifest)) == manifest

@@ -21,7 +21,15 @@ from training.commands import report as report_command
 from training.config import Experiment
 from training.data import FaceSet
 from training.errors import CheckpointError
-from training.finished_run import RunMetrics, last_stage, load_best, read_curves, read_experiment, read_metrics
+from training.finished_run import (
+    RunMetrics,
+    last_stage,
+    load_best,
+    read_curves,
+    read_experiment,
+    read_metrics,
+    split_name,
+)
 from training.metrics import score
 from training.recipe import sized
 
@@ -202,8 +210,17 @@ def test_curves_of_all_stages_are_joined(finished_run: FinishedRun, tmp_path: Pa
         read_curves(run / "stage-2")
 
 
+def test_splits_of_fer2013_have_one_name_whatever_the_file() -> None:
+    faces = generated_faces(3)
+    public = replace(faces, names=("PublicTest_57272892.jpg", "PublicTest_28709", "PublicTest_1.jpg"))
+    assert split_name(public, "label") == "FER2013 PublicTest"
+    assert split_name(public, "ferplus-distribution") == "FER2013 PublicTest, FER+ majority"
+    assert split_name(replace(public, names=("Training_1", *public.names[1:])), "label") is None
+    assert split_name(faces, "label") is None
+
+
 def test_best_is_rounded_as_it_is_published(finished_run: FinishedRun) -> None:
-    network, _, _ = load_best(finished_run.folder, finished_run.experiment)
+    network, _, _ = load_best(finished_run.folder, finished_run.experiment, finished_run.validation_set)
     kernels = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     assert kernels
     assert all((kernel == kernel.half().float()).all() for kernel in kernels)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from tests.training.conftest import FinishedRun
 from tests.training.test_evaluate import shipped_classifiers
 from training.card import model_card
 from training.evaluate import Report, evaluate, load_network
+from training.export_study import ExportRow
 from training.provenance import Provenance
 from training.wild import WildReport
 
@@ -108,16 +108,10 @@ def test_card_shows_the_confusion_of_serving_as_it_is(card: str, published: Bund
     assert [[int(cell) for cell in rows[label]] for label in manifest.labels] == report.confusion.tolist()
 
 
-@dataclass(frozen=True)
-class Export:
-    name: str
-    accuracy: float
-    accuracy_flip: float | None
-    ms: float
-    size_bytes: int
-
-
-EXPORTS = (Export("ONNX fp32", 0.51111, 0.52222, 6.12, 1_234_567), Export("dynamic int8", 0.50567, None, 4.56, 345_678))
+EXPORTS = (
+    ExportRow("ONNX fp32", 0.51111, 0.52222, 6.12, 1_234_567),
+    ExportRow("dynamic int8", 0.50567, None, 4.56, 345_678),
+)
 WILD = WildReport(
     model="tiny-faces:1.0.0",
     precision="int8",
@@ -155,9 +149,9 @@ def manifest(published: Bundle) -> EmotionManifest:
 @pytest.fixture(scope="module")
 def full_card(manifest: EmotionManifest, finished_run: FinishedRun) -> str:
     counts = np.bincount(finished_run.training_set.labels, minlength=7).tolist()
-    provenance = Provenance.of([finished_run.experiment], counts)
-    reports = reports_of(manifest)
-    return model_card(manifest, reports, 12_345, macs=175_429_248, provenance=provenance, exports=EXPORTS, wild=[WILD])
+    lines = tuple(Provenance.of([finished_run.experiment], counts).as_lines())
+    manifest = manifest.model_copy(update={"training": manifest.training.model_copy(update={"provenance": lines})})
+    return model_card(manifest, reports_of(manifest), 12_345, macs=175_429_248, exports=EXPORTS, wild=[WILD])
 
 
 def test_every_number_of_the_card_is_one_that_it_was_given(
@@ -202,10 +196,13 @@ def test_full_card_holds_what_it_was_given(full_card: str, manifest: EmotionMani
     assert table_after(wild, "| recall |")["int8"] == ["90.9%", "43.4%"]
     assert "Neutral faces (72) were called: neutral 31, sad 27, angry 14." in wild
     assert "175 M multiply-adds" in full_card
-    assert "fresh weights" in full_card
+    assert "* **Start**: fresh weights." in full_card
+    assert f"evaluate --model {manifest.tag} --data" in full_card
 
 
 def test_sections_without_figures_are_left_out(manifest: EmotionManifest) -> None:
+    training = manifest.training.model_copy(update={"provenance": ()})
+    manifest = manifest.model_copy(update={"training": training})
     bare = model_card(manifest, reports_of(manifest), 12_345)
     for heading in ("## Speed", "## In the wild", "## int8", "**Start**", "multiply-adds"):
         assert heading not in bare

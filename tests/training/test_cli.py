@@ -20,8 +20,11 @@ from tests.training.faces import (
     write_toml,
 )
 from training.__main__ import main
+from training.config import Experiment
+from training.data import FaceSet
 from training.environment import VARIABLES
 from training.loop import HISTORY
+from training.recipe import sized
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Workplace:
 
     def publish(self, version: str, *more: str) -> int:
         paths = ["--config", self.config, "--run", self.run, "--validation", self.validation, "--bundles", self.bundles]
-        return main(["publish", *map(str, paths), "--version", version, *more])
+        names = ["--split", "generated", "--source", "drawn by a test"]
+        return main(["publish", *map(str, paths), "--version", version, *names, *more])
 
     def quantise(self, model: str, version: str, *more: str) -> int:
         paths = ["--data", self.training, "--validation", self.validation, "--bundles", self.bundles]
@@ -76,7 +80,7 @@ def test_train_publish_evaluate(workplace: Workplace, capsys: pytest.CaptureFixt
     assert (workplace.run / "metrics.json").exists()
     assert err.count("left out broken.png: unsupported_format") == 2
 
-    assert workplace.publish("1.0.0", "--split", "generated", "--source", "drawn by a test") == 0
+    assert workplace.publish("1.0.0") == 0
     folder = workplace.bundles / "tiny-faces" / "1.0.0"
     assert capsys.readouterr().out == f"published tiny-faces:1.0.0 in {folder}\n"
     manifest = open_bundle(folder).manifest
@@ -161,7 +165,7 @@ def test_publish_of_another_experiment_is_refused(
         ("absent", [], "ModelNotFoundError: no bundle absent under "),
         ("tiny-faces:9.9.9", [], "ModelNotFoundError: no bundle tiny-faces:9.9.9 under "),
         ("tiny-faces", ["--data", "absent.parquet"], "DataError: absent.parquet: "),
-        ("tiny-faces", ["--data", "fer2013.csv"], "DataError: fer2013.csv: say which Usage to read"),
+        ("tiny-faces", ["--data", "fer2013.csv"], "DataError: fer2013.csv: "),
         ("tiny-faces", ["--threads", "0", "--engine", "onnxruntime"], "EngineUnavailableError: threads must be"),
         ("tiny-faces", ["--threads", "0"], "EngineUnavailableError: threads must be"),
     ],
@@ -252,7 +256,8 @@ def test_environment_overrides_the_file_and_is_printed(
     (workplace.config.parent / ".env").write_text("NUM_EPOCHS=1\nDROPOUT_RATE='0.25'\nBATCH_SIZE=8\n")
     monkeypatch.setenv("BATCH_SIZE", "24")
     assert workplace.train("--stop-after", "1") == 0
-    first, *_, last = capsys.readouterr().out.splitlines()
+    first, *_, last, scores = capsys.readouterr().out.splitlines()
+    assert scores.startswith("tiny-faces: accuracy ")
     assert first == "from the environment or .env: BATCH_SIZE=24 NUM_EPOCHS=1 DROPOUT_RATE=0.25"
     assert last.startswith("epoch   1/1 ")
     experiment = json.loads((workplace.run / "experiment.json").read_text())
@@ -301,3 +306,49 @@ def test_train_without_threads_or_epochs_is_refused(
     option: str, workplace: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert last_error_of(workplace.train(option, "0"), capsys) == f"ConfigError: {option}: 0 is under 1"
+
+
+def test_labels_that_the_experiment_does_not_record_are_refused(
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = last_error_of(workplace.train("--data-labels", "ferplus-majority"), capsys)
+    assert error.startswith("ConfigError: --data-labels: ferplus-majority, but data.labels_from of ")
+    assert not workplace.run.exists()
+    assert workplace.train("--data-labels", "label", "--stop-after", "1") == 0
+
+
+def test_folder_that_is_a_file_is_one_line(workplace: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    workplace.run.write_text("")
+    assert last_error_of(workplace.train(), capsys) == (
+        f"ConfigError: {workplace.run}: {workplace.run} is not a folder"
+    )
+
+
+def test_rank_that_was_left_over_keeps_nothing_from_being_saved(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert workplace.train("--stop-after", "2") == 0
+    assert (workplace.run / "best.safetensors").exists()
+    assert (workplace.run / "metrics.json").exists()  # it stopped where the recipe ends
+
+
+def test_stages_of_growing_size_are_read_and_reported_at_the_largest(
+    workplace: Workplace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = changed(tiny_values(), {"input.size_px": 8, "optim.epochs": 1})
+    write_toml(workplace.config, {**values, "stages": [{"seed": 1}, {"input": {"size_px": 16}}]})
+    sizes: list[tuple[int, ...]] = []
+
+    def noted(faces: FaceSet, experiment: Experiment) -> FaceSet:
+        sizes.append(faces.crops_u8.shape[1:3])
+        return sized(faces, experiment)
+
+    monkeypatch.setattr("training.recipe.sized", noted)
+    assert workplace.train() == 0
+    assert set(sizes) == {(16, 16)}
+    (workplace.run / "stage-2" / "metrics.json").unlink()
+    assert main(["report", "--run", str(workplace.run), "--validation", str(workplace.validation)]) == 0
+    assert (workplace.run / "stage-2" / "metrics.json").exists()
+    assert workplace.publish("1.0.0") == 0

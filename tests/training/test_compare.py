@@ -145,6 +145,13 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(compared: Compared) -
     assert "MODEL_CARD.md" in damaged
 
 
+def test_files_are_left_out_and_are_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "train.log").write_text("epoch 1")
+    said: list[str] = []
+    assert compare([tmp_path / "train.log"], complain=said.append) == ([], 0)
+    assert said == [f"{tmp_path / 'train.log'}: a file, left out"]
+
+
 def test_other_faces_or_labels_get_a_table_of_their_own() -> None:
     more = replace(ROW, name="second", labels=("happy", "angry"))  # the order of the outputs is no matter
     other_split, other_labels = replace(ROW, split="FER+"), replace(ROW, labels=("angry", "contempt"))

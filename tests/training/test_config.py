@@ -93,6 +93,12 @@ def test_whole_numbers_are_fine_where_any_number_is(tmp_path: Path) -> None:
         ({"stages": [{"seed": 1}, {"freeze": [{"modules": []}]}]}, "stages.1.freeze.0.modules"),
         ({"stages": [{"seed": 1}, {"optim": 3}]}, "stages.1.optim"),
         ({"stages": [{"seed": 1}, {"seeds": 3}]}, "stages.1.seeds"),
+        ({"stages": [{}, {"labels": ["sad", "happy"]}]}, "stages.1.labels"),
+        ({"stages": [{}, {}, {"data": {"labels_from": "ferplus-majority"}}]}, "stages.2.data"),
+        (
+            {"network": {"family": "timm", "classifier": "fc", "pretrained": True, "init_bundle": "a:1.0.0"}},
+            "network.init_bundle",
+        ),
         ({"stages": [{"seed": 1}, {"seed": 2}], "optim.epochs": 0}, "optim.epochs"),
         ({"optim.learning_rate": 0.1}, "optim.learning_rate"),
         ({"network": None}, "network"),

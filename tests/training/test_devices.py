@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import distributed
 
-from training.devices import Place
+from training.devices import Place, is_first_process
 from training.errors import ConfigError
 
 
@@ -40,6 +40,8 @@ def test_device_that_is_not_there_is_refused(device: str) -> None:
     [
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE, RANK and LOCAL_RANK: whole numbers"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "2 processes: .*MASTER_ADDR"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK: 2 of WORLD_SIZE 2"),
+        ({"WORLD_SIZE": "0"}, "RANK: 0 of WORLD_SIZE 0"),
     ],
 )
 def test_half_of_torchruns_environment_is_refused(
@@ -50,3 +52,18 @@ def test_half_of_torchruns_environment_is_refused(
     with pytest.raises(ConfigError, match=problem), Place.joined("cpu"):
         pass
     assert not distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_first"),
+    [({}, True), ({"RANK": "3"}, True), ({"RANK": "1", "WORLD_SIZE": "2"}, False), ({"WORLD_SIZE": "2"}, True)],
+)
+def test_rank_counts_among_several_processes_only(
+    environment: dict[str, str], is_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_process() is is_first
+    if "WORLD_SIZE" not in environment:
+        with Place.joined("cpu") as place:
+            assert place.is_first

@@ -18,7 +18,8 @@ from tests.training.conftest import FinishedRun
 from tests.training.faces import generated_faces, spec_of
 from training.data import FER2013_LABELS, load_faces
 from training.errors import DataError
-from training.evaluate import Report, evaluate, load_network, open_emotion_bundle
+from training.evaluate import Report, evaluate, label_source, load_network, open_emotion_bundle
+from training.ferplus import FERPLUS_EMOTIONS
 
 
 def shipped_classifiers() -> list[Path]:
@@ -106,6 +107,16 @@ def test_onnxruntime_agrees_with_torch(published: Bundle, finished_run: Finished
         assert np.array_equal(torch_report.confusion, onnx_report.confusion)
         assert onnx_report.evaluation.accuracy == torch_report.evaluation.accuracy
         assert onnx_report.evaluation.ece == pytest.approx(torch_report.evaluation.ece, abs=1e-4)
+
+
+def test_models_of_the_eight_emotions_read_the_majority_of_the_votes(tmp_path: Path) -> None:
+    split = tmp_path / "split.csv"
+    split.write_text("path,class,split\n")
+    ours = ("angry", "happy", "sad", "surprise", "neutral", "disgust", "fear", "contempt")
+    for labels in (FERPLUS_EMOTIONS, ours):
+        assert label_source(labels, tmp_path / "validation.parquet") == "ferplus-majority"
+        assert label_source(labels, tmp_path) == label_source(labels, split) == "label"
+    assert label_source(FER2013_LABELS, tmp_path / "validation.parquet") == "label"
 
 
 def test_unknown_engine_is_refused(published: Bundle) -> None:

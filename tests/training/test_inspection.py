@@ -137,10 +137,10 @@ def test_labels_from_votes_are_counted(tmp_path: Path, capsys: pytest.CaptureFix
     happy, torn = (0, 10, 0, 0, 0, 0, 0, 0, 0, 0), (5, 5, 0, 0, 0, 0, 0, 0, 0, 0)
     path = write_voted_parquet(tmp_path / "f.parquet", parquet_rows(FACES)[:4], [happy, torn, None, happy])
     (split,) = inspected(capsys, "--data", path, "--data-labels", "ferplus-majority")["splits"]
-    assert (split["n"], split["classes"]) == (2, {"happiness": 2})
+    assert (split["n"], split["classes"]) == (2, {"happy": 2})
     assert split["left_out"] == {NOBODY_VOTED: 1, VOTES_DISAGREE: 1}
     (split,) = inspected(capsys, "--data", path, "--data-labels", "ferplus-distribution")["splits"]
-    assert split["classes"] == {"happiness": 2, "neutral": 1}
+    assert split["classes"] == {"happy": 2, "neutral": 1}
 
 
 def test_votes_are_asked_for_where_there_are_none(tmp_path: Path) -> None:
@@ -165,3 +165,16 @@ def test_contents_keep_order_and_reasons(tmp_path: Path) -> None:
     found = inspect_splits([contents])
     assert found.repetitions[0].across == {}
     assert np.all([face.split == "all" for face in contents.faces])
+
+
+def test_two_names_of_one_label_are_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = parquet_rows(FACES)[3][1]
+    assert picture is not None
+    for split, label in (("a", "happy"), ("b", "Happiness")):
+        (tmp_path / split / label).mkdir(parents=True)
+        (tmp_path / split / label / "x.webp").write_bytes(picture)
+    report = inspected(capsys, "--data", tmp_path / "a", "--validation", tmp_path / "b")
+    assert [split["classes"] for split in report["splits"]] == [{"happy": 1}, {"happy": 1}]
+    (exact,) = report["duplicates"]
+    assert exact["differing_labels"] == []
+    assert [pair["with_same_label"] for pair in exact["across"]] == [1, 1]

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from training.int8_network import Int8Writer, _CalibrationInputs, _chunk, quantise_network
+from training.int8_network import Int8Writer, _CalibrationInputs, _chunk, evenly_spaced, quantise_network
 
 
 def write_network(path: Path) -> Path:
@@ -90,6 +90,27 @@ def test_same_inputs_give_the_same_file_whatever_was_written_before(
     quantise_network(tmp_path / "fp32.onnx", tmp_path / "alone.onnx", inputs)
     first, again, alone = ((tmp_path / f"{name}.onnx").read_bytes() for name in ("first", "again", "alone"))
     assert first == again == alone
+
+
+def test_rows_are_taken_from_all_of_a_sorted_set() -> None:
+    assert evenly_spaced(101, 5).tolist() == [0, 25, 50, 75, 100]
+    assert evenly_spaced(3, 64).tolist() == [0, 1, 2]
+    assert evenly_spaced(1, 64).tolist() == [0]
+
+
+def test_sensitivity_is_probed_on_inputs_from_first_to_last(
+    inputs: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed: list[NDArray[np.float32]] = []
+
+    def recorded(network: Path, probe: NDArray[np.float32]) -> NDArray[np.float64]:
+        probed.append(probe)
+        return np.full((len(probe), 3), 1 / 3)
+
+    monkeypatch.setattr("training.int8_network._probabilities", recorded)
+    monkeypatch.setattr("training.int8_network._PROBE_FACES", 4)
+    Int8Writer(write_network(tmp_path / "fp32.onnx"), inputs, tmp_path).most_sensitive()
+    assert np.array_equal(probed[0], inputs[[0, 8, 15, 23]])
 
 
 @pytest.mark.parametrize(("n", "size"), [(1024, 128), (50, 50), (21, 21), (300, 100), (131, 1)])

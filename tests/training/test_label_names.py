@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from training.ferplus import FERPLUS_EMOTIONS
-from training.label_names import FANE_LABELS, FER2013_LABELS, matching_label
+from training.label_names import FANE_LABELS, FER2013_LABELS, canonical_label, matching_label
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,8 @@ def test_seven_labels_mean_the_same_in_every_list() -> None:
         assert there is not None
         assert matching_label(there, FER2013_LABELS) == label
         assert matching_label(there, FANE_LABELS) == label
+
+
+def test_all_names_of_an_expression_have_one_spelling() -> None:
+    assert {canonical_label(name) for name in ("happy", "Happiness", "HAPPY")} == {"happy"}
+    assert canonical_label("Bored") == "bored"

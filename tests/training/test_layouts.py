@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +116,36 @@ def test_votes_of_other_rows_are_refused(usages: tuple[str, ...], message: str, 
     write_votes(tmp_path / "fer2013new.csv", [(usage, VOTES) for usage in usages])
     with pytest.raises(DataError, match=message):
         list(read_rows(path, "Training"))
+
+
+def test_row_without_a_picture_is_rejected_by_its_number(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = pa.array([{"bytes": PIXEL, "path": None}, None], image)
+    pq.write_table(pa.table({"image": images, "label": [0, 1]}), tmp_path / "null.parquet")
+    good, null = read_rows(tmp_path / "null.parquet")
+    assert isinstance(good.pixels, np.ndarray)
+    assert good.name == "row 0"
+    assert isinstance(null.pixels, Rejected)
+    assert null.pixels.name == "row 1"
+
+
+def test_file_name_that_is_not_utf_8_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "sad").mkdir()
+    file = os.fsencode(tmp_path / "sad") + b"/\xff.png"
+    try:
+        Path(os.fsdecode(file)).write_bytes(PIXEL)
+    except OSError:
+        pytest.skip("this file system wants UTF-8")
+    (row,) = read_rows(tmp_path)
+    assert row.pixels == Rejected("sad/\\udcff.png", "its name is not UTF-8")
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+def test_csv_is_utf_8_whatever_the_locale(mark: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_bytes(mark + "path,class,split\nfélicité.png,glück,train\n".encode())
+    (row,) = read_rows(path, "train")
+    assert (row.name, row.label) == ("félicité.png", "glück")

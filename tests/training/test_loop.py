@@ -441,9 +441,11 @@ def test_weights_that_are_no_numbers_end_the_run_and_spare_its_last_epoch(
         return logits.sum() * math.nan
 
     monkeypatch.setattr(training.loop, "classification_loss", broken)
-    with pytest.raises(TrainingError, match="epoch 2: the validation loss is nan"):
+    with pytest.raises(TrainingError, match=f"epoch 2: the validation loss is nan; {LAST} holds the epoch before"):
         run(tiny_experiment(), tmp_path)
     assert (tmp_path / LAST).read_bytes() == before
+    with pytest.raises(TrainingError, match="epoch 1: the validation loss is nan; a lower"):
+        run(tiny_experiment(), tmp_path / "first")
 
 
 class Terminal(io.StringIO):
@@ -463,6 +465,7 @@ def test_progress_bar_is_for_terminals(tmp_path: Path, monkeypatch: pytest.Monke
     ("changes", "problem"),
     [
         ({"network__classifier": "fc.weight"}, "network.classifier: the network has no 'fc.weight'"),
+        ({"network__classifier": "norm.weight"}, "network.classifier: norm.weight has the shape .16,., expected 7"),
         ({"freeze": [{"modules": ["stem"]}, {"modules": ["stage1"]}]}, "freeze.1.modules: the network has no 'stage1'"),
         ({"freeze": [{"modules": ["stem", "blocks", "norm", "head"], "until_epoch": 1}]}, "nothing is left to learn"),
     ],

@@ -16,7 +16,7 @@ def said(*changes: dict[str, Any]) -> str:
 
 def test_every_class_is_counted() -> None:
     text = said()
-    assert "**Training faces**: 200; angry 10 (5.0%), disgust 20 (10.0%)" in text
+    assert "Training faces: 200; angry 10 (5.0%), disgust 20 (10.0%)" in text
     assert "sad 0 (0.0%)" in text
     assert "neutral 100 (50.0%)" in text
     with pytest.raises(ValueError):
@@ -81,7 +81,7 @@ def test_what_it_started_from(network: dict[str, Any], words: str) -> None:
 def test_stages_are_told_apart() -> None:
     stages = [{"optim__epochs": 40}, {"optim__epochs": 10, "optim__max_lr": 0.01}]
     text = said(*stages)
-    assert "**Stage 1 of 2**: 40 epochs of sgd, batch 16, learning rate one-cycle up to 0.1" in text
-    assert "**Stage 2 of 2**: 10 epochs of sgd, batch 16, learning rate one-cycle up to 0.01" in text
+    assert "Stage 1 of 2: 40 epochs of sgd, batch 16, learning rate one-cycle up to 0.1" in text
+    assert "Stage 2 of 2: 10 epochs of sgd, batch 16, learning rate one-cycle up to 0.01" in text
     for stage in stages:
         assert tiny_experiment(**stage).sha256() in text

@@ -14,10 +14,11 @@ from tests.training.conftest import FinishedRun
 from tests.training.faces import generated_faces, tiny_experiment
 from training import publish as module
 from training.calibrate import fit_temperature, negative_log_likelihood
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.data import FaceSet
 from training.errors import CheckpointError
 from training.evaluate import evaluate, load_network
+from training.finished_run import load_best
 from training.history import BEST
 from training.publish import Int8Wish, publish
 
@@ -150,22 +151,67 @@ def test_int8_network_comes_in_the_same_version_and_with_the_same_weights(
 def test_kernels_that_float16_does_not_hold_stay_float32(
     finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_ROUNDING", 0.0)
+    monkeypatch.setattr("training.finished_run.MAX_ROUNDING", 0.0)
     run = finished_run
     bundle = publish(run.experiment, run.folder, run.validation_set, tmp_path, "1.0.0", run.source)
     best, _ = load_checkpoint(run.folder / BEST)
     stored = load_file(bundle.weights)
     assert all(np.array_equal(stored[name], tensor.numpy()) for name, tensor in best.items())
     assert "kernels stored as float32" in manifest_of(bundle).training.note
+    _, size_bytes, _ = load_best(run.folder, run.experiment, run.validation_set)
+    assert size_bytes == manifest_of(bundle).files["model.safetensors"].size_bytes
 
 
-def test_note_names_teachers_votes_and_start() -> None:
+def test_note_names_teachers_votes_and_start(tmp_path: Path) -> None:
     experiment = tiny_experiment(
         network__init_bundle="old:1.0.0", targets={"teachers": ["a:1.0.0"], "teacher_weight": 0.35, "votes": 0.3}
     )
-    assert module._start(experiment, {"init_sha256": "abc"}) == "from old:1.0.0 with sha256 abc"
+    assert module._start([experiment], tmp_path, {"init_sha256": "abc"}) == "from old:1.0.0 with sha256 abc"
     assert module._teaching(experiment) == (
         ", taught by a:1.0.0 at a share of 0.35, by FER+'s annotators at a share of 0.3"
     )
-    assert module._start(tiny_experiment(), {}) == "from fresh weights"
+    assert module._start([tiny_experiment()], tmp_path, {}) == "from fresh weights"
     assert module._teaching(tiny_experiment()) == ""
+
+
+TIMM = {"family": "timm", "classifier": "fc.weight", "pretrained": True, "options": {"model": "resnet18"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "first_init", "start"),
+    [
+        ({"network__init_bundle": "old:1.0.0"}, "abc", "old:1.0.0 with sha256 abc"),
+        ({"network": TIMM}, None, "timm's pretrained weights"),
+        ({}, None, "fresh weights"),
+    ],
+)
+def test_note_of_several_stages_says_what_the_first_began_with(
+    changes: dict[str, object], first_init: str | None, start: str, tmp_path: Path
+) -> None:
+    (tmp_path / "stage-1").mkdir()
+    save_checkpoint(tmp_path / "stage-1" / BEST, {}, {"init_sha256": first_init})
+    stages = [tiny_experiment(**changes)] * 3
+    assert module._start(stages, tmp_path / "stage-3", {"init_sha256": "of stage 2"}) == (
+        f"stage 3 of 3, begun from stage 2's best epoch; the first from {start}"
+    )
+
+
+def test_manifest_and_card_keep_how_the_weights_were_made(published: Bundle) -> None:
+    lines = manifest_of(open_bundle(published.folder)).training.provenance
+    assert [line.partition(": ")[0] for line in lines] == ["Training faces", "Training", "What it was taught", "Start"]
+    card = (published.folder / CARD_NAME).read_text()
+    assert all(f"* **{line.replace(': ', '**: ', 1)}\n" in card for line in lines)
+
+
+def test_weights_that_are_no_average_are_not_called_one(finished_run: FinishedRun, tmp_path: Path) -> None:
+    experiment = tiny_experiment(optim__epochs=3, optim__ema_decay=0.0)
+    state = load_checkpoint(finished_run.folder / BEST)[1]
+    manifest = module._unscored((experiment,), tmp_path, state, "1.0.0", finished_run.source, "")
+    assert "averaged" not in manifest.training.note
+    assert "of 3, from fresh weights" in manifest.training.note
+
+
+def test_version_that_stands_is_refused_before_the_run_is_read(published: Bundle, finished_run: FinishedRun) -> None:
+    run, root = finished_run, published.folder.parents[1]
+    with pytest.raises(BundleExistsError):
+        publish(run.experiment, root / "no run", run.validation_set, root, "1.0.0", run.source)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -287,6 +288,27 @@ def test_other_validation_faces_are_refused(
 
 def test_more_faces_than_there_are_is_refused(quantisable: Quantisable, tmp_path: Path) -> None:
     refused(quantisable, tmp_path, DataError, "113 faces to calibrate on, of 112", n=113)
+
+
+@pytest.mark.parametrize("keep_float", [-1, 3])
+def test_more_float_layers_than_half_are_refused(quantisable: Quantisable, keep_float: int, tmp_path: Path) -> None:
+    message = f"{keep_float} layers in float: of this network's 5 it can be 0 to 2"
+    refused(quantisable, tmp_path, DataError, message, keep_float=keep_float)
+
+
+def test_card_of_the_next_version_says_how_the_weights_were_made(quantised: Bundle, quantisable: Quantisable) -> None:
+    lines = manifest_of(quantised).training.provenance
+    assert lines == manifest_of(quantisable.bundle).training.provenance != ()
+    card = (quantised.folder / CARD_NAME).read_text()
+    assert all(f"* **{line.replace(': ', '**: ', 1)}\n" in card for line in lines)
+
+
+def test_bundle_that_was_scored_without_flip_can_be_quantised(quantisable: Quantisable, tmp_path: Path) -> None:
+    model, manifest = quantisable, manifest_of(quantisable.bundle)
+    plain = manifest.model_copy(update={"evaluations": manifest.evaluations[:1]})
+    bundle = replace(model.bundle, manifest=plain)
+    published = quantise(bundle, model.training_set, model.validation_set, tmp_path, "1.1.0", "", 21)
+    assert re.search(r"\| fp32 \| [\d.]+% \| – \|", (published.folder / CARD_NAME).read_text())
 
 
 def test_odd_version_is_refused(quantisable: Quantisable, tmp_path: Path) -> None:

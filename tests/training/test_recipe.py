@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from tests.training.faces import changed, generated_faces, tiny_values
 from training.checkpoint import load_checkpoint
 from training.config import Experiment, parse_recipe
 from training.data import FaceSet
-from training.errors import CheckpointError
+from training.errors import CheckpointError, ConfigError, DataError
 from training.history import BEST, LAST
-from training.recipe import run_recipe, sized
+from training.recipe import RecipeRun, loading_spec, read_stages, run_recipe, sized
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TRAINING, VALIDATION = generated_faces(32), generated_faces(21, seed=1, wrong_labels=0.3)
@@ -27,6 +28,10 @@ def recipe(**changes: Any) -> tuple[Experiment, ...]:
 
 
 def run(stages: tuple[Experiment, ...], folder: Path, faces: FaceSet = TRAINING, **options: Any) -> Path:
+    return outcome(stages, folder, faces, **options).folder
+
+
+def outcome(stages: tuple[Experiment, ...], folder: Path, faces: FaceSet = TRAINING, **options: Any) -> RecipeRun:
     return run_recipe(stages, faces, VALIDATION, folder, **{"device": "cpu", "log": lambda line: None, **options})
 
 
@@ -143,3 +148,61 @@ def test_teacher_that_is_not_there_is_refused(published: Bundle, tmp_path: Path)
     stages = recipe(targets={"teachers": ["tiny-faces:9.9.9"], "teacher_weight": 0.5})
     with pytest.raises(ModelNotFoundError, match=r"tiny-faces:9\.9\.9"):
         run(stages, tmp_path, bundles=published.folder.parents[1])
+
+
+def test_recipe_is_finished_when_its_last_stage_is(tmp_path: Path) -> None:
+    stages = recipe(stages=[STILL, {"optim": {"epochs": 2}}])
+    assert outcome(stages, tmp_path, stop_after=1) == RecipeRun(tmp_path / "stage-2", False)
+    assert outcome(stages, tmp_path, stop_after=2) == RecipeRun(tmp_path / "stage-2", True)
+
+
+def test_faces_are_read_for_the_largest_stage_in_colour_if_any_is() -> None:
+    colour = {**tiny_values()["input"], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
+    small, large = {"input": {"size_px": 8}}, {"input": {"size_px": 32, "interpolation": "bicubic"}}
+    stages = recipe(stages=[small, large, {"input": colour}])
+    assert loading_spec(stages[:1]) == stages[0].input
+    assert loading_spec(stages[:2]) == loading_spec(stages[1::-1]) == stages[1].input
+    spec = loading_spec(stages)
+    assert (spec.size_px, spec.channels, spec.interpolation) == (32, 3, "bicubic")
+
+
+def test_run_keeps_the_configurations_of_stages_that_have_not_begun(tmp_path: Path) -> None:
+    stages = recipe(stages=[{}, STILL])
+    run(stages, tmp_path / "two", stop_after=1)
+    assert read_stages(tmp_path / "two") == stages
+    run(recipe(), tmp_path / "one")
+    assert read_stages(tmp_path / "one") == recipe()
+    (tmp_path / "two" / "stages.json").unlink()
+    assert read_stages(tmp_path / "two") == stages[:1]
+    (tmp_path / "two" / "stages.json").write_text("[]")
+    for folder in (tmp_path / "two", tmp_path / "absent"):
+        with pytest.raises(CheckpointError):
+            read_stages(folder)
+
+
+def test_what_cannot_be_is_told_before_the_teachers_are_asked(
+    asked: list[int], published: Bundle, tmp_path: Path
+) -> None:
+    def fails(error: type[Exception], message: str, folder: Path, faces: FaceSet = TRAINING, **changes: Any) -> None:
+        stages = recipe(**{"targets": {"teachers": ["tiny-faces:1.0.0"], "teacher_weight": 0.5}, **changes})
+        with pytest.raises(error, match=message):
+            run(stages, folder, faces, bundles=published.folder.parents[1])
+        assert not asked
+
+    (tmp_path / "file").write_text("")
+    fails(ConfigError, "file is not a folder", tmp_path / "file")
+    fails(ConfigError, "file is not a folder", tmp_path / "file" / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "stage-2").write_text("")
+    fails(ConfigError, "stage-2 is not a folder", tmp_path / "run", stages=[{}, {}])
+    fails(DataError, "less than one batch of 33", tmp_path / "new", optim__batch_size=33)
+    votes = {"teachers": ["tiny-faces:1.0.0"], "teacher_weight": 0.5, "votes": 0.2}
+    fails(DataError, r"targets\.votes: this data set has no FER\+ votes", tmp_path / "new", targets=votes)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_that_may_not_be_written_into_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(ConfigError, match="locked may not be written into"):
+        run(recipe(), tmp_path / "locked" / "run")

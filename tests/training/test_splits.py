@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -199,3 +200,25 @@ def test_command_writes_the_file_and_says_what_it_left_out(tmp_path: Path, capsy
     assert Counter(row["split"] for row in rows) == {"train": 16, "validation": 8, "test": 8}
     assert rows[0]["path"] == "faces/sad/sad0.png"
     assert rows == sorted(rows, key=lambda row: row["path"])
+
+
+def test_shares_that_are_no_numbers_are_refused(tree: Path) -> None:
+    for shares in ((float("nan"), 0.5, 0.5), (0.5, 0.5, float("nan")), (0.7, 0.15, float("inf"))):
+        with pytest.raises(DataError, match="expected three numbers"):
+            split_tree(tree, shares)
+
+
+def test_names_that_are_not_utf_8_are_left_out_of_the_file(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree", {"sad": 4})
+    picture = (tree / "sad" / "sad0.png").read_bytes()
+    try:
+        Path(os.fsdecode(os.fsencode(tree / "sad") + b"/\xff.png")).write_bytes(picture)
+    except OSError:
+        pytest.skip("this file system wants UTF-8")
+    found = split_tree(tree)
+    assert len(found.rows) == 4
+    assert [rejected.reason for rejected in found.rejected] == ["its name is not UTF-8"]
+    write_split(found, tree, tmp_path / "split.csv")
+    other = tree.rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xfe"))
+    with pytest.raises(DataError, match="is not UTF-8"):
+        write_split(found, other, tmp_path / "other.csv")

@@ -29,6 +29,8 @@ def _compare(options: argparse.Namespace) -> None:
     from training.compare import as_markdown, compare, conditions, tables_of, write_comparison
     from training.errors import DataError
 
+    if options.out and options.out.exists() and not options.out.is_dir():
+        raise DataError(f"--out: {options.out} is a file")
     torch.set_num_threads(1)
     rows, n_failed = compare(
         options.paths, rounds=options.rounds, complain=lambda line: print(line, file=sys.stderr, flush=True)
@@ -41,3 +43,5 @@ def _compare(options: argparse.Namespace) -> None:
             print(f"written: {write_comparison(options.out, rows, options.rounds)}", file=sys.stderr)
     if n_failed:
         raise DataError(f"{n_failed} of {len(options.paths)} could not be read")
+    if not rows:
+        raise DataError("no run and no bundle among them")

@@ -28,12 +28,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from training.evaluate import evaluate, load_network, open_emotion_bundle
+    from training.evaluate import evaluate, label_source, load_network, open_emotion_bundle
 
     bundle = open_emotion_bundle(options.model, options.bundles)
     manifest = bundle.manifest
     assert isinstance(manifest, EmotionManifest)
-    faces = load_split(options, "data", manifest.labels, manifest.input)
+    labels_from = label_source(manifest.labels, options.data)
+    faces = load_split(options, "data", manifest.labels, manifest.input, labels_from=labels_from)
     engine = options.engine or ("torch" if options.precision == "fp32" else "onnxruntime")
     network = load_network(bundle, engine, options.threads, options.precision)
     report = evaluate(manifest, network, faces, options.data_usage or options.data.name, options.tta)

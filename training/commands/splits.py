@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args
 
 from model_store.manifest import InputSpec
 from training.data import FaceSet, load_faces
 from training.ferplus import LabelsFrom
-
-_LABEL_SOURCES = ("label", "ferplus-majority", "ferplus-distribution")
 
 
 def add_split(parser: argparse.ArgumentParser, name: str, what: str, *, required: bool = True) -> None:
@@ -22,7 +21,7 @@ def add_split(parser: argparse.ArgumentParser, name: str, what: str, *, required
     )
     parser.add_argument(
         f"--{name}-labels",
-        choices=_LABEL_SOURCES,
+        choices=get_args(LabelsFrom),
         help="the data's own labels or FER+'s votes; unless given, the configuration's if there is one, else label",
     )
 
@@ -50,3 +49,11 @@ def load_split(
     for reason, count in faces.left_out:
         print(f"left out {count} faces: {reason}", file=sys.stderr)
     return faces
+
+
+def split_title(options: argparse.Namespace, name: str, faces: FaceSet, labels_from: LabelsFrom) -> str:
+    """What to call `--NAME`: `--split`, else FER2013's own name for its splits, else the usage or the file's name."""
+    from training.finished_run import split_name
+
+    chosen: str | None = options.split or split_name(faces, getattr(options, f"{name}_labels") or labels_from)
+    return chosen or getattr(options, f"{name}_usage") or getattr(options, name).name

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handlers.engines import ENGINE_NAMES, Precision
-from model_store.bundle import BUNDLES_ROOT
+from model_store.bundle import BUNDLES_ROOT, bundle_names
 
 if TYPE_CHECKING:
     from handlers.classifier import EmotionClassifier
@@ -39,10 +39,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _wild(options: argparse.Namespace) -> None:
     from handlers.pipeline import load_detector
+    from training.errors import DataError
     from training.evaluate import open_emotion_bundle
     from training.wild import called_table, classifiers_of, find_faces, score_wild, wild_table
 
-    names = options.model or sorted({path.parents[1].name for path in options.bundles.glob("*/*/manifest.json")})
+    if options.json and options.levers:
+        raise DataError("--json: the tables of --levers have no such form")
+    names = options.model or bundle_names(options.bundles)
+    if not names:
+        raise DataError(f"{options.bundles}: no bundles in it")
     bundles = [open_emotion_bundle(name, options.bundles) for name in names]
     detector = load_detector(engine=options.engine, threads=options.threads)
     photographs = find_faces(detector, options.photos)
@@ -99,7 +104,7 @@ def _pull_levers(
             faces = load_faces(options.data, classifier.labels, classifier.input)
             if options.faces:
                 faces = stratified_sample(faces, options.faces, seed=0)
-            name = options.data.stem
+            name = options.data.stem if options.data.stem != options.photos.name else f"{options.data.name}, crops"
             spoiled[name] = lever_scores_of_faces(classifier, faces)
             priors[name] = prior_scores(classifier, classifier.classify(list(faces.crops_u8)), faces.labels)
         print(f"\n{classifier.tag} {precision}, faces spoiled:\n\n{lever_table(spoiled)}")

@@ -165,3 +165,9 @@ def test_family_without_pretrained_weights_says_so() -> None:
     chosen = Architecture(family="plain-cnn", options={}, classifier="head.weight")
     with pytest.raises(PretrainedWeightsError, match="a plain-cnn has no pretrained weights"):
         build_classifier(chosen, 7, 1, pretrained=True)
+
+
+def test_name_that_would_fetch_from_anywhere_is_refused() -> None:
+    for model in ("hf-hub:somebody/something", "local-dir:/tmp/x"):
+        with pytest.raises(ManifestError, match=r"model: .* is no plain name of timm"):
+            build_classifier(architecture(model), 7, 3)
