@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from training.commands.splits import add_split, load_split, split_title
+from training.commands.threads import add_threads, use_threads
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -14,22 +15,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     report.add_argument("--run", dest="run_folder", type=Path, required=True, help="finished or stopped")
     add_split(report, "validation", "the split that the run was validated on")
     report.add_argument("--split", help="what to call that split; FER2013's name for it, else the file's, unless given")
-    report.add_argument("--threads", type=int, help="CPU threads; all cores unless given")
+    add_threads(report)
     report.set_defaults(run=_report)
 
 
 def _report(options: argparse.Namespace) -> None:
-    import torch
-
     from training.artefacts import REPORT_TEXT, write_artefacts
-    from training.errors import ConfigError
     from training.finished_run import last_stage, read_experiment
     from training.recipe import loading_spec, read_stages, sized
 
-    if options.threads is not None:
-        if options.threads < 1:
-            raise ConfigError(f"--threads: {options.threads} is under 1")
-        torch.set_num_threads(options.threads)
+    use_threads(options)
     folder = last_stage(options.run_folder)
     experiment = read_experiment(folder)
     spec = loading_spec(read_stages(options.run_folder))

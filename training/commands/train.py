@@ -8,6 +8,7 @@ from pathlib import Path
 from model_store.bundle import BUNDLES_ROOT
 from model_store.errors import ManifestError
 from training.commands.splits import add_split, load_split, split_title
+from training.commands.threads import add_threads, keep_freed_memory, use_threads
 from training.environment import load_recipe_with, overrides_from_environment
 from training.errors import ConfigError
 
@@ -24,23 +25,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument("--out", type=Path, required=True, help="the run's folder")
     train.add_argument("--bundles", type=Path, default=BUNDLES_ROOT, help="where teachers are, and network.init_bundle")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
-    train.add_argument("--threads", type=int, help="CPU threads; all cores unless given")
+    add_threads(train)
     train.add_argument("--stop-after", type=int, metavar="EPOCHS", help="end early, to be resumed")
     train.set_defaults(run=_train)
 
 
 def _train(options: argparse.Namespace) -> None:
-    import torch
-
     from training.artefacts import write_artefacts
     from training.devices import is_first_process
     from training.finished_run import read_experiment
     from training.recipe import loading_spec, run_recipe, sized
 
-    if options.threads is not None:
-        if options.threads < 1:
-            raise ConfigError(f"--threads: {options.threads} is under 1")
-        torch.set_num_threads(options.threads)
+    use_threads(options)
+    keep_freed_memory()
     if options.stop_after is not None and options.stop_after < 1:
         raise ConfigError(f"--stop-after: {options.stop_after} is under 1")
     overrides = overrides_from_environment()
