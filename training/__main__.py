@@ -8,11 +8,13 @@ from types import ModuleType
 
 from handlers.errors import HandlerError
 from model_store.errors import ModelStoreError
-from training.commands import compare, evaluate, fit_crop, inspect_data, publish, quantise, report, split, train, wild
+from training.commands import (
+    compare, errors, evaluate, fit_crop, inspect_data, publish, quantise, report, split, train, wild,
+)  # fmt: skip
 from training.errors import TrainingError
 
 _COMMANDS: tuple[ModuleType, ...] = (
-    inspect_data, split, train, report, compare, evaluate, publish, quantise, wild, fit_crop,
+    inspect_data, split, train, report, compare, evaluate, errors, publish, quantise, wild, fit_crop,
 )  # fmt: skip
 
 

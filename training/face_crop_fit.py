@@ -71,15 +71,25 @@ def fit_face_crop(detector: Detector, faces: FaceSet, n: int, seed: int = 0) -> 
     return CropFit(len(rows), len(found), scale, shift_x, shift_y)
 
 
-def _relative_square(detector: Detector, crop_u8: NDArray[np.uint8]) -> tuple[float, float, float] | None:
-    """Scale and shifts of the crop's square relative to the box found in it; None when no face is found."""
+def detect_in_crop(detector: Detector, crop_u8: NDArray[np.uint8]) -> Detection | None:
+    """The largest face that a detector finds in a training face, uint8 (S, S, C); None when it finds none.
+
+    A training face fills its picture and is smaller than what a detector looks for, so it is enlarged to 192 px and
+    its edges are repeated for 96 px around it: box and landmarks are in pixels of that frame.
+    """
     image = Image.fromarray(crop_u8[:, :, 0] if crop_u8.shape[2] == 1 else crop_u8).convert("RGB")
     enlarged = np.asarray(image.resize((_ENLARGED_PX, _ENLARGED_PX), Image.Resampling.BICUBIC))
     framed = np.pad(enlarged, ((_FRAME_PX, _FRAME_PX), (_FRAME_PX, _FRAME_PX), (0, 0)), mode="edge")
     detections = detector.detect(framed, _ENLARGED_PX // 4)
-    if not detections:
+    return detections[0] if detections else None
+
+
+def _relative_square(detector: Detector, crop_u8: NDArray[np.uint8]) -> tuple[float, float, float] | None:
+    """Scale and shifts of the crop's square relative to the box found in it; None when no face is found."""
+    detection = detect_in_crop(detector, crop_u8)
+    if detection is None:
         return None
-    left, top, right, bottom = detections[0].box_px
+    left, top, right, bottom = detection.box_px
     longer = max(right - left, bottom - top)
     centre = _FRAME_PX + _ENLARGED_PX / 2
     return _ENLARGED_PX / longer, (centre - (left + right) / 2) / longer, (centre - (top + bottom) / 2) / longer
