@@ -9,8 +9,18 @@ from types import ModuleType
 from handlers.errors import HandlerError
 from model_store.errors import ModelStoreError
 from training.commands import (
-    compare, errors, evaluate, fit_crop, inspect_data, publish, quantise, report, split, train, wild,
-)  # fmt: skip
+    compare,
+    errors,
+    evaluate,
+    fit_crop,
+    inspect_data,
+    publish,
+    quantise,
+    report,
+    split,
+    train,
+    wild,
+)
 from training.errors import TrainingError
 
 _COMMANDS: tuple[ModuleType, ...] = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +94,8 @@ def sharpness(crops_u8: NDArray[np.uint8]) -> NDArray[np.float64]:
     centre = grey[:, 1:-1, 1:-1]
     laplacian = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:] - 4 * centre
     spread = grey.var((1, 2))
-    return np.divide(laplacian.var((1, 2)), spread, out=np.zeros_like(spread), where=spread > 0)
+    values: NDArray[np.float64] = np.divide(laplacian.var((1, 2)), spread, out=np.zeros_like(spread), where=spread > 0)
+    return values
 
 
 def turned(detection: Detection) -> float:
@@ -184,5 +186,5 @@ def _steps(
     bounds = ["0", *(f"{edge:.0%}"[:-1] for edge in edges), "100"]
     return [
         answers.part(f"{word} {low} to {high} %", counted & (step == index))
-        for index, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False))
+        for index, (low, high) in enumerate(pairwise(bounds))
     ]

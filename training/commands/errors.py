@@ -39,7 +39,9 @@ def _errors(options: argparse.Namespace) -> None:
     answers = analysis.Answers(faces, probabilities_of(logits, manifest.temperature))
 
     evaluation = scores.evaluation
-    print(f"{manifest.tag} on {evaluation.split}, {evaluation.n} faces, TTA {evaluation.tta}: {evaluation.accuracy:.2%}")
+    print(
+        f"{manifest.tag} on {evaluation.split}, {evaluation.n} faces, TTA {evaluation.tta}: {evaluation.accuracy:.2%}"
+    )
     tables = [analysis.confusion_table(analysis.commonest_confusions(scores.confusion, manifest.labels))]
     parts = {
         "sharpness": analysis.by_sharpness(answers),
