@@ -10,6 +10,7 @@ from training.evaluate import Report
 from training.metrics import ECE_BINS, worst_class
 
 if TYPE_CHECKING:
+    from training.complexity import Complexity
     from training.export_study import ExportRow
     from training.wild import WildReport
 
@@ -19,16 +20,14 @@ _RARE = 0.02
 def model_card(
     manifest: EmotionManifest,
     reports: Sequence[Report],
-    n_parameters: int,
+    complexity: Complexity,
     *,
-    macs: int | None = None,
     exports: Sequence[ExportRow] = (),
     wild: Sequence[WildReport] = (),
 ) -> str:
     """Markdown. The first report is of serving as it is (no test-time augmentation), in fp32.
 
-    macs: multiply-adds of one face. exports: the network as it can be run, beside each other. wild:
-    scores of the whole chain on photographs.
+    exports: the network as it can be run, beside each other. wild: scores of the whole chain on photographs.
     Sections without figures are left out.
     """
     lines = [
@@ -40,7 +39,7 @@ def model_card(
         *_exports(reports[0].evaluation.split, exports),
         *_int8(manifest),
         *_wild(wild),
-        *_making(manifest, n_parameters, macs),
+        *_making(manifest, complexity),
         *_limits(manifest),
         f"Licence of the weights: {manifest.licence}.",
         "",
@@ -185,9 +184,8 @@ def _wild(reports: Sequence[WildReport]) -> list[str]:
     return lines
 
 
-def _making(manifest: EmotionManifest, n_parameters: int, macs: int | None) -> list[str]:
+def _making(manifest: EmotionManifest, complexity: Complexity) -> list[str]:
     record, crop = manifest.training, manifest.face_crop
-    cost = "" if macs is None else f", {macs / 1e6:.0f} M multiply-adds a face"
     rounding = "" if "kernels stored as float32" in record.note else ", kernels stored as float16"
     return [
         "## How it was made",
@@ -197,7 +195,8 @@ def _making(manifest: EmotionManifest, n_parameters: int, macs: int | None) -> l
         *(f"* **{what}**: {how}" for what, _, how in (line.partition(": ") for line in record.provenance)),
         (
             f"* **Network**: {manifest.architecture.family} {manifest.architecture.options}, "
-            f"{n_parameters / 1e6:.1f} M parameters{cost}{rounding}."
+            f"{complexity.parameters / 1e6:.1f} M parameters, {complexity.macs / 1e6:.0f} M multiply-adds a face"
+            f"{rounding}."
         ),
         (
             f"* **Input**: {manifest.input.size_px}×{manifest.input.size_px} px, "

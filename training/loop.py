@@ -35,36 +35,13 @@ from training.data import FaceSet
 from training.devices import Place
 from training.errors import CheckpointError, ConfigError, DataError, TrainingError
 from training.freezing import apply_freeze
-from training.history import (
-    BEST,
-    EXPERIMENT,
-    HISTORY,
-    LAST,
-    EpochRecord,
-    open_board,
-    write_history,
-    write_scalars,
-)
-from training.learner import Learner, architecture_of, build_network
+from training.history import BEST, EXPERIMENT, LAST, EpochRecord, open_board, write_history, write_scalars
+from training.learner import Learner
 from training.losses import class_counts, classification_loss, loss_weights
 from training.metrics import Scores, score
 from training.sampling import epoch_order
 from training.schedules import learning_rate_at, stops_early
 from training.targets import training_targets
-
-__all__ = [
-    "BEST",
-    "EXPERIMENT",
-    "HISTORY",
-    "LAST",
-    "EpochRecord",
-    "architecture_of",
-    "build_network",
-    "check_place",
-    "check_sets",
-    "predict_logits",
-    "train",
-]
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

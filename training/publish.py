@@ -28,7 +28,7 @@ from model_store.manifest import (
 from training.calibrate import fit_temperature
 from training.card import model_card
 from training.checkpoint import load_checkpoint
-from training.complexity import count_macs
+from training.complexity import complexity_of
 from training.config import Experiment
 from training.data import FaceSet
 from training.errors import CheckpointError
@@ -115,12 +115,10 @@ def publish(
                 or_without=True,
                 photographs=photographs,
             )
-    spec = manifest.input
     card = model_card(
         manifest,
         reports,
-        sum(parameter.numel() for parameter in network.parameters()),
-        macs=count_macs(network, (spec.channels, spec.size_px, spec.size_px)),
+        complexity_of(network, manifest.input),
         wild=() if photographs is None else [score_wild(EmotionClassifier(manifest, run_network), photographs)],
     )
     return publish_bundle(root, manifest, {WEIGHTS_NAME: save(stored), CARD_NAME: card.encode()})

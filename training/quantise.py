@@ -32,7 +32,7 @@ from model_store.manifest import (
 )
 from model_store.networks import load_networks
 from training.card import model_card
-from training.complexity import count_macs
+from training.complexity import complexity_of
 from training.data import FaceSet
 from training.errors import DataError
 from training.evaluate import Report
@@ -129,12 +129,10 @@ def quantise(
             raise Int8GateError(_refusal(bundle.manifest.tag, trials, reports), rows)
         recorded = {name: record_file(path) for name, path in files.items() if isinstance(path, Path)}
         manifest = _changed(bundle, **changes, files=recorded)
-        spec = manifest.input
         card = model_card(
             manifest,
             reports,
-            sum(parameter.numel() for parameter in torch_network.parameters()),
-            macs=count_macs(torch_network, (spec.channels, spec.size_px, spec.size_px)),
+            complexity_of(torch_network, manifest.input),
             exports=rows,
             wild=() if photographs is None else _wild(manifest, fp32, chosen, photographs),
         )

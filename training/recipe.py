@@ -26,7 +26,8 @@ from training.devices import Place
 from training.errors import CheckpointError
 from training.evaluate import open_emotion_bundle
 from training.finished_run import read_experiment
-from training.loop import BEST, check_place, check_sets, train
+from training.history import BEST
+from training.loop import check_place, check_sets, train
 from training.schedules import stops_early
 from training.targets import teacher_probabilities
 

@@ -23,7 +23,7 @@ from training.__main__ import main
 from training.config import Experiment
 from training.data import FaceSet
 from training.environment import VARIABLES
-from training.loop import HISTORY
+from training.history import HISTORY
 from training.recipe import sized
 
 

@@ -19,7 +19,8 @@ from training.checkpoint import load_checkpoint
 from training.config import Experiment, load_recipe, parse_recipe
 from training.data import FaceSet
 from training.freezing import frozen_names
-from training.loop import build_network, train
+from training.learner import build_network
+from training.loop import train
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.toml"))
 NAMES = [path.stem for path in CONFIGS]

@@ -12,8 +12,9 @@ from training.checkpoint import load_checkpoint
 from training.config import FreezeConfig
 from training.errors import ConfigError
 from training.freezing import apply_freeze, frozen_names
+from training.history import LAST
 from training.learner import build_network
-from training.loop import LAST, train
+from training.loop import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -24,8 +24,9 @@ from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import Experiment
 from training.data import FaceSet
 from training.errors import CheckpointError, ConfigError, DataError, TrainingError
-from training.history import TENSORBOARD
-from training.loop import BEST, HISTORY, LAST, EpochRecord, build_network, predict_logits, train
+from training.history import BEST, HISTORY, LAST, TENSORBOARD, EpochRecord
+from training.learner import build_network
+from training.loop import predict_logits, train
 from training.schedules import learning_rate_at
 
 pytestmark = pytest.mark.usefixtures("one_thread")
