@@ -47,7 +47,9 @@ class NetworkConfig(_Section):
 
     `pretrained` starts the backbone from the weights that timm fetches for the model's name (`timm` family only).
     `init_bundle` starts from a published bundle of the same network (`name:version`), but for a head of another size;
-    a network has one start, so it takes no `pretrained`.
+    a network has one start, so it takes no `pretrained`. In `[[stages]]` it belongs to the stage that names it, or to
+    the first. `init_stages` starts a stage from the mean of the best weights of these stages before it, by number;
+    0 is the bundle that the first stage started from.
     """
 
     family: str
@@ -55,6 +57,7 @@ class NetworkConfig(_Section):
     options: dict[str, JsonValue] = {}
     pretrained: bool = False
     init_bundle: str | None = None
+    init_stages: tuple[Annotated[int, Field(ge=0)], ...] = ()
 
     @field_validator("pretrained")
     @classmethod
@@ -69,6 +72,15 @@ class NetworkConfig(_Section):
         if init_bundle is not None and info.data.get("pretrained"):
             raise ValueError("not together with pretrained = true")
         return init_bundle
+
+    @field_validator("init_stages")
+    @classmethod
+    def _are_several(cls, init_stages: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        if init_stages and len(set(init_stages)) != len(init_stages):
+            raise ValueError("each stage counts once")
+        if init_stages and info.data.get("init_bundle") is not None:
+            raise ValueError("not together with init_bundle: a stage has one start")
+        return init_stages
 
 
 class AugmentConfig(_Section):
@@ -282,6 +294,8 @@ def parse_recipe(values: Mapping[str, Any], where: str, change: Change | None = 
     experiments, problems = [], []
     for index, stage in enumerate(stages):
         merged = _laid_over(base, stage)
+        if index and not _holds(stage, ("network", "init_bundle")) and isinstance(merged.get("network"), dict):
+            merged["network"] = {key: value for key, value in merged["network"].items() if key != "init_bundle"}
         if change is not None:
             merged = change(merged)
         try:
@@ -297,6 +311,12 @@ def parse_recipe(values: Mapping[str, Any], where: str, change: Change | None = 
             for index, experiment in enumerate(experiments)
             for key in ("labels", "data")
             if getattr(experiment, key) != getattr(experiments[0], key)
+        ]
+        problems += [
+            f"stages.{index}.network.init_stages: there is no stage {number} before this one"
+            for index, experiment in enumerate(experiments)
+            for number in experiment.network.init_stages
+            if number > index or (number == 0 and (index == 0 or experiments[0].network.init_bundle is None))
         ]
     if problems:
         raise ConfigError(f"{where}: {'; '.join(dict.fromkeys(problems))}")

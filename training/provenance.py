@@ -29,6 +29,7 @@ class Provenance:
             place = f"Stage {index + 1} of {len(self.stages)}" if len(self.stages) > 1 else "Training"
             lines.append(f"{place}: {_schedule(stage)}")
             lines.append(f"What it was taught: {_targets(stage)}")
+            lines += [f"Start of stage {index + 1}: {start}." for start in _later_start(self.stages, index)]
         start = self.stages[0].network
         if start.pretrained:
             lines.append("Start: the pretrained weights of timm for this network.")
@@ -37,6 +38,15 @@ class Provenance:
         else:
             lines.append("Start: fresh weights. No pretrained weights.")
         return lines
+
+
+def _later_start(stages: Sequence[Experiment], index: int) -> list[str]:
+    """Where a stage starts that does not go on from the one before; empty for the others and for the first."""
+    network = stages[index].network
+    if network.init_stages:
+        names = [f"stage {number}" if number else str(stages[0].network.init_bundle) for number in network.init_stages]
+        return [f"the mean of the weights of {', '.join(names)}"]
+    return [f"the weights of {network.init_bundle}"] if index and network.init_bundle is not None else []
 
 
 def _schedule(stage: Experiment) -> str:

@@ -1,4 +1,6 @@
-"""A configuration file from data to weights: its stages one after the other, each from the best epoch of the last.
+"""A configuration file from data to weights: its stages one after the other.
+
+A stage starts from the best epoch of the last, from a bundle that it names, or from the mean of several before it.
 
 A file without `[[stages]]` trains in the run's folder itself; one with stages in `stage-1`, `stage-2`, … inside it,
 beside `stages.json`, the configurations of them all.
@@ -19,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from handlers.preprocess import resize_crop
 from model_store.bundle import BUNDLES_ROOT, file_sha256
 from model_store.manifest import InputSpec, explain_validation
+from training.averaging import average_weights
 from training.checkpoint import load_weights, save_checkpoint
 from training.config import Experiment
 from training.data import FaceSet
@@ -62,7 +65,7 @@ def run_recipe(
     told without training is told of every stage before the teachers are asked, which takes minutes.
     """
     folders = [run / f"stage-{index + 1}" for index in range(len(stages))] if len(stages) > 1 else [run]
-    init, is_finished = None, False
+    is_finished = False
     with Place.joined(device) as place:
         for experiment, its_own in zip(stages, folders, strict=True):
             check_sets(experiment, training_set, validation_set)
@@ -80,7 +83,7 @@ def run_recipe(
                 validation_faces,
                 folder,
                 teachers=_teachers(experiment, faces, bundles, run, place),
-                init=init or _init_bundle(experiment, bundles),
+                init=_start(stages[: index + 1], folders, bundles, run, place),
                 device=device,
                 stop_after=stop_after,
                 log=log,
@@ -89,7 +92,6 @@ def run_recipe(
             is_finished = len(history) >= experiment.optim.epochs or stops_early(experiment, losses)
             if not is_finished:
                 break  # the next stage starts from the best epoch of all
-            init = folder / BEST
     return RecipeRun(folder, is_finished)
 
 
@@ -125,6 +127,27 @@ def sized(faces: FaceSet, experiment: Experiment) -> FaceSet:
     if faces.crops_u8.shape[1:] == (spec.size_px, spec.size_px, spec.channels):
         return faces
     return replace(faces, crops_u8=np.stack([resize_crop(crop, spec) for crop in faces.crops_u8]))
+
+
+def _start(
+    stages: Sequence[Experiment], folders: Sequence[Path], bundles: Path, run: Path, place: Place
+) -> Path | None:
+    """The weights that the last of these stages starts from; None for fresh or fetched ones.
+
+    A mean is kept in the run's folder, under a name that says of what.
+    """
+    wanted = stages[-1].network.init_stages
+    if not wanted:
+        named = _init_bundle(stages[-1], bundles)
+        return named if named is not None or len(stages) == 1 else folders[len(stages) - 2] / BEST
+    files = [folders[number - 1] / BEST if number else _init_bundle(stages[0], bundles) for number in wanted]
+    present = [file for file in files if file is not None]  # the recipe was checked: 0 is a bundle
+    key = [file_sha256(file) for file in present]
+    mean = run / f"mean-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.safetensors"
+    if place.is_first and not mean.exists():
+        save_checkpoint(mean, average_weights(present), {"of_sha256": key})
+    place.wait_for_all()
+    return mean
 
 
 def _init_bundle(experiment: Experiment, bundles: Path) -> Path | None:

@@ -85,3 +85,16 @@ def test_stages_are_told_apart() -> None:
     assert "Stage 2 of 2: 10 epochs of sgd, batch 16, learning rate one-cycle up to 0.01" in text
     for stage in stages:
         assert tiny_experiment(**stage).sha256() in text
+
+
+def test_where_later_stages_start_is_said_when_it_is_not_the_stage_before() -> None:
+    text = said(
+        {"network__init_bundle": "big:1.0.0"},
+        {},
+        {"network__init_bundle": "wide:1.0.0"},
+        {"network__init_stages": (0, 1, 3)},
+    )
+    assert text.count("Start") == 3
+    assert "Start of stage 3: the weights of wide:1.0.0." in text
+    assert "Start of stage 4: the mean of the weights of big:1.0.0, stage 1, stage 3." in text
+    assert "Start: the weights of big:1.0.0." in text

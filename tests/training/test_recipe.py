@@ -12,7 +12,7 @@ import training.recipe
 from model_store.bundle import Bundle
 from model_store.errors import ModelNotFoundError
 from tests.training.faces import changed, generated_faces, tiny_values
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, load_weights
 from training.config import Experiment, parse_recipe
 from training.data import FaceSet
 from training.errors import CheckpointError, ConfigError, DataError
@@ -136,6 +136,51 @@ def test_recipe_starts_from_a_published_bundle(published: Bundle, tmp_path: Path
     run(stages, tmp_path, bundles=published.folder.parents[1])
     start, after = weights_only(published), weights_of(tmp_path / LAST, "network.")
     assert torch.allclose(start["head.weight"].float(), after["head.weight"], atol=1e-6)
+
+
+def test_stages_start_from_bundles_and_from_the_mean_of_stages(published: Bundle, tmp_path: Path) -> None:
+    tag = published.manifest.tag
+    stages = recipe(
+        network__init_bundle=tag,
+        stages=[
+            {"optim": {"epochs": 1, "max_lr": 0.05}},
+            STILL | {"network": {"init_bundle": tag}},
+            STILL,
+            STILL | {"network": {"init_stages": [0, 1]}},
+        ],
+    )
+    assert [stage.network.init_bundle for stage in stages] == [tag, tag, None, None]
+    root = published.folder.parents[1]
+    assert run(stages, tmp_path, bundles=root) == tmp_path / "stage-4"
+    bundle, first = load_weights(published.weights), weights_of(tmp_path / "stage-1" / BEST)
+    names = [name for name in first if "running" not in name and "num_batches" not in name]
+    assert any((bundle[name] - first[name]).abs().max() > 1e-3 for name in names), "or this shows nothing"
+    for number, start in ((2, bundle), (3, bundle), (4, {name: (bundle[name] + first[name]) / 2 for name in names})):
+        after = weights_of(tmp_path / f"stage-{number}" / LAST, "network.")
+        assert all(torch.allclose(start[name].float(), after[name], atol=1e-6) for name in names)
+    (mean,) = tmp_path.glob("mean-*.safetensors")
+    written = mean.stat().st_mtime_ns
+    run(stages, tmp_path, bundles=root)
+    assert mean.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([{}, {"network": {"init_stages": [1, 2]}}], r"stages\.1\.network\.init_stages: there is no stage 2 before"),
+        ([{}, {"network": {"init_stages": [0, 1]}}], r"stages\.1\.network\.init_stages: there is no stage 0 before"),
+        ([{"network": {"init_stages": [0]}}], r"stages\.0\.network\.init_stages: there is no stage 0 before"),
+        ([{}, {"network": {"init_stages": [1, 1]}}], r"stages\.1\.network\.init_stages: each stage counts once"),
+        ([{}, {"network": {"init_stages": [-1]}}], r"stages\.1\.network\.init_stages\.0: Input should be greater"),
+        (
+            [{}, {"network": {"init_stages": [1], "init_bundle": "a:1.0.0"}}],
+            r"stages\.1\.network\.init_stages: not together with init_bundle",
+        ),
+    ],
+)
+def test_means_of_what_is_not_there_are_refused(stages: list[Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        recipe(stages=stages)
 
 
 def weights_only(bundle: Bundle) -> dict[str, torch.Tensor]:
