@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.training.faces import tiny_experiment
+from training.config import Experiment
 from training.provenance import Provenance
 
 COUNTS = (10, 20, 30, 40, 0, 0, 100)
@@ -88,12 +89,18 @@ def test_stages_are_told_apart() -> None:
 
 
 def test_where_later_stages_start_is_said_when_it_is_not_the_stage_before() -> None:
-    text = said(
-        {"network__init_bundle": "big:1.0.0"},
-        {},
-        {"network__init_bundle": "wide:1.0.0"},
-        {"network__init_stages": (0, 1, 3)},
-    )
+    plain = tiny_experiment()
+
+    def starting(**start: Any) -> Experiment:
+        return plain.model_copy(update={"network": plain.network.model_copy(update=start)})
+
+    stages = [
+        starting(init_bundle="big:1.0.0"),
+        plain,
+        starting(init_bundle="wide:1.0.0"),
+        starting(init_stages=(0, 1, 3)),
+    ]
+    text = "\n".join(Provenance.of(stages, COUNTS).as_lines())
     assert text.count("Start") == 3
     assert "Start of stage 3: the weights of wide:1.0.0." in text
     assert "Start of stage 4: the mean of the weights of big:1.0.0, stage 1, stage 3." in text
