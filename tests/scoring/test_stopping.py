@@ -17,8 +17,13 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 @pytest.fixture(autouse=True)
 def heeded() -> Iterator[None]:
-    """Tests that run in the background or under nohup start with signals ignored, which stay so."""
+    """Tests that run in the background or under nohup start with signals ignored, which stay so.
+
+    An event loop of an earlier test may have left its wake-up descriptor behind. Signals write a byte to it, and under
+    its number may meanwhile be the pipe of a pytest-xdist worker, which would be lost to the run.
+    """
     before = {number: signal.signal(number, signal.default_int_handler) for number in SIGNALS}
+    signal.set_wakeup_fd(-1)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
