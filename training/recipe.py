@@ -132,22 +132,14 @@ def sized(faces: FaceSet, experiment: Experiment) -> FaceSet:
 def _start(
     stages: Sequence[Experiment], folders: Sequence[Path], bundles: Path, run: Path, place: Place
 ) -> Path | None:
-    """The weights that the last of these stages starts from; None for fresh or fetched ones.
-
-    A mean is kept in the run's folder, under a name that says of what.
-    """
+    """The weights that the last of these stages starts from; None for fresh or fetched ones."""
     wanted = stages[-1].network.init_stages
     if not wanted:
         named = _init_bundle(stages[-1], bundles)
         return named if named is not None or len(stages) == 1 else folders[len(stages) - 2] / BEST
     files = [folders[number - 1] / BEST if number else _init_bundle(stages[0], bundles) for number in wanted]
     present = [file for file in files if file is not None]  # the recipe was checked: 0 is a bundle
-    key = [file_sha256(file) for file in present]
-    mean = run / f"mean-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.safetensors"
-    if place.is_first and not mean.exists():
-        save_checkpoint(mean, average_weights(present), {"of_sha256": key})
-    place.wait_for_all()
-    return mean
+    return _kept(run, "mean", [file_sha256(file) for file in present], place, lambda: average_weights(present))
 
 
 def _init_bundle(experiment: Experiment, bundles: Path) -> Path | None:
@@ -158,19 +150,26 @@ def _init_bundle(experiment: Experiment, bundles: Path) -> Path | None:
 def _teachers(
     experiment: Experiment, faces: FaceSet, bundles: Path, run: Path, place: Place
 ) -> NDArray[np.float32] | None:
-    """The teachers' probabilities, kept in the run's folder: they take minutes, and a resumed run needs them again.
-
-    The file's name says whose they are: other faces, weights or another temperature have another file.
-    """
+    """The teachers' probabilities: they take minutes, and a resumed run needs them again."""
     targets = experiment.targets
     if not targets.teachers:
         return None
     opened = [open_emotion_bundle(name, bundles) for name in targets.teachers]
     key = [faces.sha256, targets.temperature, *(file_sha256(bundle.weights) for bundle in opened)]
-    file = run / f"teachers-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.safetensors"
-    if place.is_first and not file.exists():
+
+    def ask() -> dict[str, torch.Tensor]:
         probabilities = teacher_probabilities(opened, faces, targets.temperature, threads=torch.get_num_threads())
+        return {"probabilities": torch.from_numpy(probabilities)}
+
+    return load_weights(_kept(run, "teachers", key, place, ask))["probabilities"].numpy()
+
+
+def _kept(run: Path, what: str, key: object, place: Place, make: Callable[[], dict[str, torch.Tensor]]) -> Path:
+    """A file of tensors in the run's folder, made once, by the first process; another key has another file."""
+    file = run / f"{what}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.safetensors"
+    if place.is_first and not file.exists():
+        tensors = make()
         run.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(file, {"probabilities": torch.from_numpy(probabilities)}, {})
+        save_checkpoint(file, tensors, {})
     place.wait_for_all()
-    return load_weights(file)["probabilities"].numpy()
+    return file
