@@ -26,13 +26,12 @@ from handlers.pipeline import load_detector
 from model_store.bundle import BUNDLES_ROOT, Bundle
 from model_store.errors import ModelStoreError
 from model_store.manifest import EmotionManifest
-from training.checkpoint import load_checkpoint
+from training.commands.threads import keep_freed_memory, use_threads
 from training.config import Experiment, load_recipe
 from training.data import FaceSet, load_faces
 from training.errors import TrainingError
 from training.evaluate import open_emotion_bundle
-from training.history import BEST
-from training.learner import build_network
+from training.finished_run import load_best
 from training.levers import lever_scores_of_faces
 from training.loop import train
 from training.quantise import stratified_sample
@@ -85,8 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--faces", type=int, default=1200, help="validation faces to spoil, drawn by class")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
     try:
+        use_threads(options)
+        keep_freed_memory()
         _measure(options)
     except (TrainingError, ModelStoreError, HandlerError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -131,10 +131,9 @@ def score_run(
     n_spoiled: int,
 ) -> Row:
     """Score the best epoch of a run; `n_spoiled` validation faces are spoiled."""
-    network = build_network(experiment)
-    network.load_state_dict(load_checkpoint(run / BEST)[0])
+    network, _, _ = load_best(run, experiment)
     assert isinstance(bundle.manifest, EmotionManifest)
-    classifier = EmotionClassifier(bundle.manifest, TorchEngine(torch.get_num_threads()).wrap(network.eval()))
+    classifier = EmotionClassifier(bundle.manifest, TorchEngine(torch.get_num_threads()).wrap(network))
     called = classifier.classify(list(validation_set.crops_u8)).argmax(1)
     sample = stratified_sample(validation_set, min(n_spoiled, len(validation_set)), seed=0)
     scores = lever_scores_of_faces(classifier, sample)
