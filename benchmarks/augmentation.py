@@ -81,6 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the runs' folder")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--max-lr", type=float, default=0.02)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the training")
     parser.add_argument("--faces", type=int, default=1200, help="validation faces to spoil, drawn by class")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
@@ -103,18 +104,24 @@ def _measure(options: argparse.Namespace) -> None:
     photographs = find_faces(load_detector(threads=options.threads), options.photos)
     rows = []
     for lever in LEVERS:
-        experiment = with_lever(recipe, lever, options.epochs, options.max_lr)
+        experiment = with_lever(recipe, lever, options.epochs, options.max_lr, options.precision)
         run = options.out / lever.replace(" ", "-")
         train(experiment, training_set, validation_set, run, init=bundle.weights, device="cpu")
         rows.append(score_run(lever, experiment, run, bundle, validation_set, photographs, options.faces))
     print(f"{bundle.manifest.tag}, {options.epochs} epochs more with each\n\n{as_markdown(rows)}")
 
 
-def with_lever(recipe: Experiment, lever: str, epochs: int, max_lr: float) -> Experiment:
+def with_lever(recipe: Experiment, lever: str, epochs: int, max_lr: float, precision: str = "float32") -> Experiment:
     """The recipe's network and input, taught by the labels for some epochs with mirror images and one lever."""
     values = recipe.model_dump(mode="json", include={"name", "seed", "labels", "network", "input", "face_crop"})
     values["network"] |= {"init_bundle": None, "init_stages": [], "pretrained": False}
-    optim = {"epochs": epochs, "max_lr": max_lr, "batch_size": recipe.optim.batch_size, "optimizer": "sgd"}
+    optim = {
+        "epochs": epochs,
+        "max_lr": max_lr,
+        "batch_size": recipe.optim.batch_size,
+        "optimizer": "sgd",
+        "precision": precision,
+    }
     return Experiment.model_validate(
         {**values, "augment": {"flip": 0.5, **LEVERS[lever]}, "optim": optim, "schedule": {"kind": "one-cycle"}},
         strict=False,

@@ -14,10 +14,11 @@ from training.config import AugmentConfig
 
 def test_runs_differ_in_one_lever_alone() -> None:
     recipe = tiny_experiment(targets={"label_smoothing": 0.1}, augment={"erase": 0.5, "mixup": 0.5})
-    runs = {lever: with_lever(recipe, lever, 3, 0.02) for lever in LEVERS}
+    runs = {lever: with_lever(recipe, lever, 3, 0.02, "bfloat16") for lever in LEVERS}
     plain = runs["mirror images alone"]
     assert plain.augment == AugmentConfig(flip=0.5)
     assert (plain.optim.epochs, plain.optim.max_lr, plain.targets.label_smoothing) == (3, 0.02, 0.0)
+    assert plain.optim.precision == "bfloat16"
     for lever, run in runs.items():
         assert run.model_copy(update={"augment": plain.augment}) == plain
         assert (run.augment == plain.augment) == (lever == "mirror images alone")

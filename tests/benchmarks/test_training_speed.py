@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.training_speed import Row, as_markdown, main
+from tests.training.faces import tiny_values, write_toml
+
+
+def test_each_recipe_has_a_line_with_both_precisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_toml(tmp_path / "tiny.toml", tiny_values())
+    assert main([str(config), "--batches", "1"]) == 0
+    cells = capsys.readouterr().out.splitlines()[-1].split(" | ")
+    assert cells[0] == "| tiny"
+    assert cells[2] == str(tiny_values()["optim"]["batch_size"])
+    assert all(float(cell) > 0 for cell in cells[3:5])
+
+
+def test_an_epoch_is_told_in_the_faster_precision() -> None:
+    table = as_markdown([Row("a", 48, 128, 100.0, 287.09), Row("b", 48, 64, 287.09, 100.0)])
+    assert table.splitlines()[2:] == [
+        "| a | 48 | 128 | 100 | 287 | 100 |",
+        "| b | 48 | 64 | 287 | 100 | 100 |",
+    ]
+
+
+def test_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "absent.toml")]) == 1
+    assert capsys.readouterr().err.startswith("ConfigError: ")
