@@ -17,6 +17,9 @@ from tests.pictures import encoded
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 _STORE = tempfile.TemporaryDirectory(prefix="mien-test-store-")
 
+# Before anything imports torch: as many threads as cores in each of pytest's processes spin against each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Before anything imports bentoml, which reads these once.
 os.environ["BENTOML_HOME"] = _STORE.name
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
