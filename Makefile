@@ -6,7 +6,7 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 3000
 DATA ?= ../shared/data/fer2013
-RECIPE ?= fer2013-resnet-1
+RECIPE ?= fer2013-resnet-3
 SPLITS = --data $(DATA)/train.parquet --validation $(DATA)/validation.parquet
 VENV := .venv
 BIN := $(VENV)/bin
@@ -73,7 +73,7 @@ bench-scoring: models ## bulk scoring beside two bare pipelines, and its memory 
 	$(BIN)/python -m benchmarks.scoring
 	$(BIN)/python -m benchmarks.scoring --memory
 
-train: setup ## train by RECIPE, the default model's unless given (an hour with bfloat16, over four without); DATA=../shared/data/fer2013
+train: setup ## train by RECIPE, the default model's unless given (about an hour on two cores with bfloat16); DATA=../shared/data/fer2013
 	$(BIN)/python -m training train --config training/configs/$(RECIPE).toml $(SPLITS) --out runs/$(RECIPE)
 
 lock: setup ## resolve the pinned requirements again

@@ -131,7 +131,7 @@ class PictureBody(BaseModel):
 class AnalysisBody(PictureBody):
     """A picture's faces, the largest first, and the model that judged them."""
 
-    model: str = Field(examples=["fer2013-resnet:1.1.0"])
+    model: str = Field(examples=["fer2013-resnet:1.2.0"])
 
     @classmethod
     def of(cls, analysis: Analysis, model: str, top_k: int | None, landmarks: bool) -> Self:
@@ -150,7 +150,7 @@ class PictureResult(BaseModel):
 class BatchBody(BaseModel):
     """One result a picture, in the order of the request."""
 
-    model: str = Field(examples=["fer2013-resnet:1.1.0"])
+    model: str = Field(examples=["fer2013-resnet:1.2.0"])
     results: list[PictureResult]
 
 
@@ -165,7 +165,7 @@ class CropResult(BaseModel):
 class ClassificationBody(BaseModel):
     """One result a face crop, in the order of the request."""
 
-    model: str = Field(examples=["fer2013-resnet:1.1.0"])
+    model: str = Field(examples=["fer2013-resnet:1.2.0"])
     results: list[CropResult]
 
 
@@ -173,7 +173,7 @@ class ModelSummary(BaseModel):
     """A served emotion model."""
 
     name: str = Field(examples=["fer2013-resnet"])
-    version: str = Field(examples=["1.1.0"])
+    version: str = Field(examples=["1.2.0"])
     default: bool = Field(description="answers requests that name no model")
     labels: list[str] = Field(examples=[["angry", "happy", "neutral"]])
     evaluations: list[dict[str, Any]] = Field(

@@ -71,7 +71,7 @@ class JobBody(BaseModel):
     state: State = Field(description="`queued` and `running` change yet, the others do not", examples=["running"])
     cancelling: bool = Field(description="somebody asked to end it, and it is not finished yet")
     input: str = Field(examples=["photos/may"])
-    model: str = Field(examples=["fer2013-resnet:1.1.0"])
+    model: str = Field(examples=["fer2013-resnet:1.2.0"])
     recursive: bool
     include: list[str] = Field(examples=[["*.jpg"]])
     min_face_size: int | None = Field(examples=[40])
