@@ -174,10 +174,14 @@ def _start(stages: Sequence[Experiment], run: Path, state: dict[str, object]) ->
     if n_stages == 1:
         return f"from {_first_weights(stages[0], state)}"
     _, first_state = load_checkpoint(run.with_name("stage-1") / BEST)
-    return (
-        f"stage {n_stages} of {n_stages}, begun from stage {n_stages - 1}'s best epoch; "
-        f"the first from {_first_weights(stages[0], first_state)}"
-    )
+    network = stages[-1].network
+    begun_from = f"stage {n_stages - 1}'s best epoch"
+    if network.init_stages:
+        begun_from = f"the mean of stages {' and '.join(map(str, network.init_stages))}"
+    elif network.init_bundle:
+        begun_from = network.init_bundle
+    first = _first_weights(stages[0], first_state)
+    return f"stage {n_stages} of {n_stages}, begun from {begun_from}; the first from {first}"
 
 
 def _first_weights(experiment: Experiment, state: dict[str, object]) -> str:

@@ -190,9 +190,26 @@ def test_note_of_several_stages_says_what_the_first_began_with(
 ) -> None:
     (tmp_path / "stage-1").mkdir()
     save_checkpoint(tmp_path / "stage-1" / BEST, {}, {"init_sha256": first_init})
-    stages = [tiny_experiment(**changes)] * 3
+    stages = [tiny_experiment(**changes), tiny_experiment(), tiny_experiment()]
     assert module._start(stages, tmp_path / "stage-3", {"init_sha256": "of stage 2"}) == (
         f"stage 3 of 3, begun from stage 2's best epoch; the first from {start}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "start"),
+    [({"init_stages": (1, 2)}, "the mean of stages 1 and 2"), ({"init_bundle": "old:1.0.0"}, "old:1.0.0")],
+)
+def test_note_of_several_stages_says_what_the_last_began_with(
+    changes: dict[str, object], start: str, tmp_path: Path
+) -> None:
+    (tmp_path / "stage-1").mkdir()
+    save_checkpoint(tmp_path / "stage-1" / BEST, {}, {"init_sha256": None})
+    plain = tiny_experiment()
+    last = plain.model_copy(update={"network": plain.network.model_copy(update=changes)})
+    stages = [plain, plain, last]
+    assert module._start(stages, tmp_path / "stage-3", {"init_sha256": "of a mean"}) == (
+        f"stage 3 of 3, begun from {start}; the first from fresh weights"
     )
 
 
