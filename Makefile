@@ -45,7 +45,7 @@ demo: models ## analyse a real photograph through REST and score a folder to Par
 
 test: setup ## all tests but the slow ones
 	@tools/prometheus.sh || true
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 lint: setup ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

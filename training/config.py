@@ -49,7 +49,8 @@ class NetworkConfig(_Section):
     `init_bundle` starts from a published bundle of the same network (`name:version`), but for a head of another size;
     a network has one start, so it takes no `pretrained`. In `[[stages]]` it belongs to the stage that names it, or to
     the first. `init_stages` starts a stage from the mean of the best weights of these stages before it, by number;
-    0 is the bundle that the first stage started from.
+    0 is the bundle that the first stage started from. `fresh_weights` says how a network that starts from nothing is
+    drawn: "builder" as its library does, "small" see `training.fresh_weights`.
     """
 
     family: str
@@ -58,6 +59,7 @@ class NetworkConfig(_Section):
     pretrained: bool = False
     init_bundle: str | None = None
     init_stages: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    fresh_weights: Literal["builder", "small"] = "builder"
 
     @field_validator("pretrained")
     @classmethod
@@ -65,6 +67,13 @@ class NetworkConfig(_Section):
         if pretrained and info.data.get("family") != "timm":
             raise ValueError("only the timm family has weights to fetch")
         return pretrained
+
+    @field_validator("fresh_weights")
+    @classmethod
+    def _are_not_fetched(cls, fresh_weights: str, info: ValidationInfo) -> str:
+        if fresh_weights != "builder" and info.data.get("pretrained"):
+            raise ValueError("not together with pretrained = true")
+        return fresh_weights
 
     @field_validator("init_bundle")
     @classmethod

@@ -12,9 +12,11 @@ from model_store.manifest import Architecture
 from model_store.networks import build_classifier
 from training.checkpoint import load_weights
 from training.config import Experiment
+from training.depthwise import quicken_depthwise
 from training.devices import Place
 from training.errors import CheckpointError, ConfigError
 from training.freezing import apply_freeze
+from training.fresh_weights import draw_small_weights
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Learner:
             build_network(experiment, pretrained=fetch).to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             for fetch in (pretrained, False)
         )
+        if experiment.network.fresh_weights == "small":
+            draw_small_weights(network)
+        if place.device.type == "cpu" and torch.get_num_threads() == 1:
+            quicken_depthwise(network)
         _check_fit(network, experiment, place.device)
         if init is not None:
             _load_init(network, init, experiment.network.classifier)

@@ -1,9 +1,11 @@
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,22 +17,26 @@ REPOSITORY = Path(__file__).parents[2]
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
-@pytest.fixture(autouse=True)
-def heeded() -> Iterator[None]:
-    """Tests that run in the background or under nohup start with signals ignored, which stay so.
+def run_alone(scenario: Callable[..., None], *arguments: object) -> None:
+    """Call it in a new process: a signal in one of pytest's own may end it, and all that it had still to test.
 
-    An event loop of an earlier test may have left its wake-up descriptor behind. Signals write a byte to it, and under
-    its number may meanwhile be the pipe of a pytest-xdist worker, which would be lost to the run.
+    Signals are not ignored there, as they would be where the tests run in the background or under nohup.
     """
-    before = {number: signal.signal(number, signal.default_int_handler) for number in SIGNALS}
-    signal.set_wakeup_fd(-1)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=heed_signals) as executor:
+        executor.submit(scenario, *arguments).result(timeout=60)
+
+
+def heed_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_stops_what_is_within_and_nothing_after(number: signal.Signals) -> None:
+    run_alone(stop_once, number)
+
+
+def stop_once(number: signal.Signals) -> None:
     before = [signal.getsignal(each) for each in SIGNALS]
     with pytest.raises(StoppedError, match="goes on from here"), stopped_by_signals():
         signal.raise_signal(number)
@@ -39,6 +45,10 @@ def test_a_signal_stops_what_is_within_and_nothing_after(number: signal.Signals)
 
 
 def test_a_signal_that_was_lost_is_found_again() -> None:
+    run_alone(lose_a_signal)
+
+
+def lose_a_signal() -> None:
     with stopped_by_signals() as check:
         check()
         with pytest.raises(StoppedError):
@@ -48,6 +58,10 @@ def test_a_signal_that_was_lost_is_found_again() -> None:
 
 
 def test_a_signal_that_a_library_has_taken_is_taken_back() -> None:
+    run_alone(take_a_signal_back)
+
+
+def take_a_signal_back() -> None:
     with stopped_by_signals() as check:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
         check()
@@ -56,14 +70,15 @@ def test_a_signal_that_a_library_has_taken_is_taken_back() -> None:
 
 
 def test_a_signal_that_was_ignored_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with stopped_by_signals() as check:
-            check()
-            signal.raise_signal(signal.SIGHUP)
-            check()
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    run_alone(ignore_a_signal)
+
+
+def ignore_a_signal() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with stopped_by_signals() as check:
+        check()
+        signal.raise_signal(signal.SIGHUP)
+        check()
 
 
 def test_a_second_signal_ends_the_process_at_once() -> None:
