@@ -55,7 +55,7 @@ class DepthwiseConv2d(nn.Conv2d):
             convolution.out_channels,
             convolution.kernel_size,  # type: ignore[arg-type]
             convolution.stride,  # type: ignore[arg-type]
-            convolution.padding,
+            convolution.padding,  # type: ignore[arg-type]
             groups=convolution.groups,
             bias=convolution.bias is not None,
             device="meta",
@@ -65,7 +65,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        result: torch.Tensor = _Depthwise.apply(input, self.weight, self.stride, self.padding)  # type: ignore[no-untyped-call]
+        result: torch.Tensor = _Depthwise.apply(input, self.weight, self.stride, self.padding)
         return result if self.bias is None else result + self.bias.view(1, -1, 1, 1)
 
 
@@ -73,7 +73,7 @@ class _Depthwise(torch.autograd.Function):
     """Forward pass and the input's gradient are torch's."""
 
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
     def forward(
         ctx: Any, picture: torch.Tensor, weight: torch.Tensor, stride: tuple[int, int], padding: tuple[int, int]
     ) -> torch.Tensor:
@@ -83,8 +83,10 @@ class _Depthwise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    @torch.amp.custom_bwd(device_type="cpu")
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+    @torch.amp.custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
+    def backward(  # type: ignore[override]
+        ctx: Any, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
         picture, weight = ctx.saved_tensors
         to_picture = to_weight = None
         if ctx.needs_input_grad[0]:
@@ -94,7 +96,16 @@ class _Depthwise(torch.autograd.Function):
             )  # fmt: skip
         if ctx.needs_input_grad[1]:
             sums = np.zeros((*weight.shape[2:], len(weight)), np.float32)
-            _add_weight_gradient(_by_place(picture), _by_place(gradient), *ctx.stride, *ctx.padding, sums)
+            (row_stride, column_stride), (row_padding, column_padding) = ctx.stride, ctx.padding
+            _add_weight_gradient(
+                _by_place(picture),
+                _by_place(gradient),
+                row_stride,
+                column_stride,
+                row_padding,
+                column_padding,
+                sums,
+            )
             to_weight = torch.from_numpy(sums).permute(2, 0, 1).unsqueeze(1)
         return to_picture, to_weight, None, None
 

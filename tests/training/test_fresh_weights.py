@@ -7,11 +7,11 @@ from pydantic import ValidationError
 from torch import nn
 
 from model_store.networks.timm_networks import build_timm
+from tests.training.faces import tiny_experiment
 from training.config import NetworkConfig
 from training.devices import Place
 from training.fresh_weights import draw_small_weights
 from training.learner import Learner
-from tests.training.faces import tiny_experiment
 
 
 def drawn(model: str, **options: object) -> nn.Module:
