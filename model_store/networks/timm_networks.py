@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -20,6 +21,7 @@ def build_timm(
     head_hidden: int | None = None,
     head_dropout: float = 0.0,
     stem_stride: int | None = None,
+    strides: Mapping[str, int] | None = None,
     **options: Any,
 ) -> nn.Module:
     """`timm.create_model(model, **options)` with `n_outputs` logits: (N, in_channels, S, S) → (N, n_outputs).
@@ -29,6 +31,7 @@ def build_timm(
     head_hidden: replace the classifier by linear → ReLU → dropout → linear, with so many features between.
     stem_stride: the first convolution's stride, 1 to keep small faces large; for networks that begin with a padded
     convolution, which a transformer's patches are not.
+    strides: the strides of other padded convolutions, by their names (`blocks.0.0.conv_dw`).
     Raises PretrainedWeightsError when the weights are not to be had, ValueError for options that do not fit the
     model or a name with a scheme (`hf-hub:…`), which would let a manifest fetch from anywhere, and what
     timm raises for a model or an option that it does not know.
@@ -60,6 +63,8 @@ def build_timm(
         _replace_classifier(network, n_outputs, head_hidden, head_dropout)
     if stem_stride is not None:
         _set_stem_stride(network, model, stem_stride)
+    for name, stride in (strides or {}).items():
+        _set_stride(network, name, stride)
     return network
 
 
@@ -77,6 +82,15 @@ def _set_stem_stride(network: nn.Module, model: str, stride: int) -> None:
     if stem.padding == (0, 0):
         raise ValueError(f"stem_stride: {model} begins with patches that may not overlap; choose its patch_size")
     stem.stride = (stride, stride)
+
+
+def _set_stride(network: nn.Module, name: str, stride: int) -> None:
+    convolution = dict(network.named_modules()).get(name)
+    if not isinstance(convolution, nn.Conv2d) or convolution.padding == (0, 0):
+        raise ValueError(f"strides: the network has no padded convolution {name!r}")
+    if stride < 1:
+        raise ValueError(f"strides: {name}: {stride} is under 1")
+    convolution.stride = (stride, stride)
 
 
 def _one_line(error: Exception) -> str:
