@@ -61,6 +61,43 @@ def test_stem_of_stride_1_doubles_every_feature_map(model: str) -> None:
     assert sides == [4, 8]
 
 
+@pytest.mark.parametrize("model", ["mobilenetv2_100", "efficientnet_b0"])
+def test_strides_are_moved_and_left_out_by_name(model: str) -> None:
+    """Sides of the feature maps behind each stage of blocks, of 48 px."""
+
+    def sides(**options: Any) -> list[int]:
+        with torch.device("meta"):
+            network = build_timm(7, 1, model=model, **options).eval()
+            found: list[int] = []
+            for blocks in network.blocks:  # type: ignore[union-attr]
+                blocks.register_forward_hook(lambda module, given, maps: found.append(maps.shape[-1]))
+            network(torch.zeros(1, 1, 48, 48))
+        return found
+
+    assert sides() == [24, 12, 6, 3, 3, 2, 2]
+    moved = {"blocks.0.0.conv_dw": 2}
+    assert sides(stem_stride=1, strides=moved) == [24, 12, 6, 3, 3, 2, 2]
+    assert sides(stem_stride=1, strides={**moved, "blocks.3.0.conv_dw": 1}) == [24, 12, 6, 6, 6, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("strides", "message"),
+    [
+        ({"blocks.9.0.conv_dw": 1}, "no padded convolution 'blocks.9.0.conv_dw'"),
+        ({"blocks.0.0": 1}, "no padded convolution 'blocks.0.0'"),
+        ({"blocks.0.0.conv_pw": 2}, "no padded convolution 'blocks.0.0.conv_pw'"),
+        ({"blocks.0.0.conv_dw": 0}, "0 is under 1"),
+        ({"blocks.0.0.conv_dw": "two"}, "architecture.options: "),
+        (["blocks.0.0.conv_dw"], "architecture.options: "),
+    ],
+    ids=["absent", "no convolution", "no padding", "zero", "a word", "a list"],
+)
+def test_stride_that_cannot_be_set_is_a_manifest_error_of_one_line(strides: Any, message: str) -> None:
+    with pytest.raises(ManifestError, match=message) as caught:
+        build_classifier(architecture("mobilenetv2_050", strides=strides), 7, 1)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
