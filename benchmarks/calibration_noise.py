@@ -83,8 +83,8 @@ def _measure(model: str, path: Path, n_draws: int) -> None:
         logits = EmotionClassifier(manifest, network, tta).logits(list(faces.crops_u8))
         noise = calibration_noise(probabilities_of(logits, manifest.temperature), faces.labels, n_draws)
         print(
-            f"| {manifest.tag} | {tta} | {len(faces)} | {noise.measured:.2%} | {noise.mean:.2%} "
-            f"| {noise.percentile_95:.2%} |".replace("%", ""),
+            f"| {manifest.tag} | {tta} | {len(faces)} | {noise.measured * 100:.2f} | {noise.mean * 100:.2f} "
+            f"| {noise.percentile_95 * 100:.2f} |",
             flush=True,
         )
 

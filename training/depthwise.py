@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numba import types
 from numpy.typing import NDArray
 from torch import nn
 from torch.autograd.function import once_differentiable
+
+from handlers.compiling import compiled
 
 _FEWEST_CHANNELS = 64
 """Below, torch's own gradient is faster: the inner loop over the channels is too short."""
@@ -119,11 +120,8 @@ def _by_place(maps: torch.Tensor) -> NDArray[np.float32]:
 _MAPS = types.Array(types.float32, 4, "C")
 
 
-@numba.njit(
-    types.void(_MAPS, _MAPS, types.int64, types.int64, types.int64, types.int64, types.Array(types.float32, 3, "C")),
-    nogil=True,
-    error_model="numpy",
-    fastmath={"contract", "nsz"},
+@compiled(
+    types.void(_MAPS, _MAPS, types.int64, types.int64, types.int64, types.int64, types.Array(types.float32, 3, "C"))
 )
 def _add_weight_gradient(
     picture: NDArray[np.float32],

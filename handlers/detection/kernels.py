@@ -8,17 +8,11 @@ arrays that the caller owns.
 
 from __future__ import annotations
 
-import functools
-import pickle
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-import numba
 import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+from handlers.compiling import compiled
 
 CENTRE, GAIN = np.float32(127.5), np.float32(1 / 128)
 """A pixel value 0..255 enters the networks as (value - CENTRE) * GAIN, as they were trained."""
@@ -51,31 +45,7 @@ def _i8(n_dimensions: int) -> types.Array:
     return types.Array(types.int64, n_dimensions, "C")
 
 
-def _compiled(signature: Any = None, *, contract: bool = True) -> Callable[[_Function], _Function]:
-    """Compile for a signature now, or load what was; without one, as part of each kernel that calls it.
-
-    contract: a product and a sum may be rounded once, together.
-    """
-
-    def compile_now(function: _Function) -> _Function:
-        jit: Any = functools.partial(
-            numba.njit, nogil=True, error_model="numpy", fastmath={"contract", "nsz"} if contract else False
-        )
-        if signature is None:
-            part: _Function = jit()(function)
-            return part
-        try:
-            native: _Function = jit(signature, cache=True)(function)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
-            # No folder may be written to (RuntimeError), or one could be and then the disk is full, or what lies
-            # there is not ours to read, or was cut off when the machine stopped.
-            native = jit(signature)(function)
-        return native
-
-    return compile_now
-
-
-@_compiled(types.void(_PICTURE, _u4(3)))
+@compiled(types.void(_PICTURE, _u4(3)))
 def summed_area(rgb_u8: NDArray[np.uint8], table: NDArray[np.uint32]) -> None:
     """Sums of all pixels above and to the left: uint8 (H, W, 3) → table uint32 (H + 1, W + 1, 3), may wrap around."""
     height, width, _ = rgb_u8.shape
@@ -92,7 +62,7 @@ def summed_area(rgb_u8: NDArray[np.uint8], table: NDArray[np.uint32]) -> None:
             table[y + 1, x + 1, 2] = table[y, x + 1, 2] + blue
 
 
-@_compiled(types.void(_u4(3), _i8(2), types.float32, types.float32, _f4(4)))
+@compiled(types.void(_u4(3), _i8(2), types.float32, types.float32, _f4(4)))
 def crop_means(
     table: NDArray[np.uint32],
     corners: NDArray[np.int64],
@@ -129,7 +99,7 @@ def crop_means(
                     out[i, c, y, x] = np.float32(np.uint32(total)) * scale - offset
 
 
-@_compiled()
+@compiled()
 def _level_row(
     table: NDArray[np.uint32],
     top: int,
@@ -155,7 +125,7 @@ def _level_row(
         out[target + 4 * _ROWS * _ROW] = np.float32(sums[b + 2] - sums[a + 2]) * scale - offset
 
 
-@_compiled()
+@compiled()
 def _add_convolution(
     rows: NDArray[np.float32], kernel: NDArray[np.float32], n: int, bias: float, first: bool, out: NDArray[np.float32]
 ) -> None:
@@ -190,7 +160,7 @@ def _add_convolution(
         out[x], out[x + _ROW], out[x + 2 * _ROW], out[x + 3 * _ROW] = p00, p01, p10, p11
 
 
-@_compiled()
+@compiled()
 def _to_tiles(
     values: NDArray[np.float32], column: int, row: int, channel: int, tiles: NDArray[np.float32], tile_columns: int
 ) -> None:
@@ -206,7 +176,7 @@ def _to_tiles(
             target[x] = source[x]
 
 
-@_compiled(types.void(_u4(3), types.int64, types.int64, _f4(4), _f4(1), _f4(1), _f4(4), types.int64, types.int64))
+@compiled(types.void(_u4(3), types.int64, types.int64, _f4(4), _f4(1), _f4(1), _f4(4), types.int64, types.int64))
 def pnet_features(
     table: NDArray[np.uint32],
     level_height: int,
@@ -283,7 +253,7 @@ def pnet_features(
                 _to_tiles(out, column - n_columns, band_rows + row, channel, tiles, tile_columns)
 
 
-@_compiled(types.void(_f4(4), _i8(2), _f4(4)))
+@compiled(types.void(_f4(4), _i8(2), _f4(4)))
 def patches_of(tiles: NDArray[np.float32], positions: NDArray[np.int64], out: NDArray[np.float32]) -> None:
     """Copy windows out of tiles (n, C, H, W): out float32 (N, C, h, w).
 
@@ -298,7 +268,7 @@ def patches_of(tiles: NDArray[np.float32], positions: NDArray[np.int64], out: ND
                     out[i, channel, y, x] = source[x]
 
 
-@_compiled(types.int64(_f4(4), types.float64, _i8(2)))
+@compiled(types.int64(_f4(4), types.float64, _i8(2)))
 def cells_over(logits: NDArray[np.float32], threshold: float, found: NDArray[np.int64]) -> int:
     """Where a logit is `threshold` or more: writes tile, row and column, returns how many.
 
@@ -314,7 +284,7 @@ def cells_over(logits: NDArray[np.float32], threshold: float, found: NDArray[np.
     return n_found
 
 
-@_compiled(types.int64(_f4(2), _i8(1), _i8(1), types.float64, types.boolean, _i8(1)), contract=False)
+@compiled(types.int64(_f4(2), _i8(1), _i8(1), types.float64, types.boolean, _i8(1)), contract=False)
 def non_maximum_suppression(
     boxes: NDArray[np.float32],
     group: NDArray[np.int64],
@@ -360,7 +330,7 @@ def non_maximum_suppression(
     return n_kept
 
 
-@_compiled(
+@compiled(
     types.int64(_f4(2), _f8(1), _f8(1), _i8(1), types.float64, types.float64, types.float64, _i8(1)), contract=False
 )
 def contenders(

@@ -131,9 +131,9 @@ def test_kernels_work_where_no_cache_can_be_written(tmp_path: Path) -> None:
 
 KERNEL = """
 from numba import types
-from handlers.detection.kernels import _compiled
+from handlers.compiling import compiled
 
-@_compiled(types.int64(types.int64))
+@compiled(types.int64(types.int64))
 def doubled(n: int) -> int:
     return 2 * n
 """
