@@ -73,7 +73,7 @@ bench-scoring: models ## bulk scoring beside two bare pipelines, and its memory 
 	$(BIN)/python -m benchmarks.scoring
 	$(BIN)/python -m benchmarks.scoring --memory
 
-train: setup ## train by RECIPE, the default model's unless given (33 epochs of some 200 s on one core with bfloat16, longer without); DATA=../shared/data/fer2013
+train: setup ## train by RECIPE, the default model's unless given (33 epochs of 130 to 200 s on one core with bfloat16, longer without); DATA=../shared/data/fer2013
 	$(BIN)/python -m training train --config training/configs/$(RECIPE).toml $(SPLITS) --out runs/$(RECIPE)
 
 lock: setup ## resolve the pinned requirements again
